@@ -1,0 +1,3 @@
+//! The `rvm` command.
+
+fn main() {}
