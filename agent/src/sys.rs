@@ -1,0 +1,127 @@
+//! The system calls and instructions that neither std nor nix offers in a safe form.
+//!
+//! All `unsafe` of the agent is here. Nothing here decides anything.
+#![allow(
+    unsafe_code,
+    reason = "the one place for raw system calls and port I/O; each call is wrapped safely"
+)]
+
+use std::arch::asm;
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+
+/// Allows (or forbids again) this process the I/O ports `first..first + count`: ioperm(2).
+pub fn set_port_access(first: u16, count: u16, allowed: bool) -> io::Result<()> {
+    // SAFETY: ioperm takes plain numbers and touches no memory of ours.
+    let result = unsafe { libc::ioperm(first.into(), count.into(), allowed.into()) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// Reads 32 bits from an I/O port.
+///
+/// Without [`set_port_access`] to it first, the processor raises a fault: the process dies of SIGSEGV.
+pub fn port_read(port: u16) -> u32 {
+    let value: u32;
+    // SAFETY: `in` changes nothing but eax; no memory and no stack is touched.
+    unsafe {
+        asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags));
+    }
+    value
+}
+
+/// Writes 32 bits to an I/O port, under the condition of [`port_read`].
+pub fn port_write(port: u16, value: u32) {
+    // SAFETY: the ports this process is allowed are the event port's, which reach no memory of ours.
+    unsafe {
+        asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// The next signal of `signals` (which must be blocked), or `None` when `timeout` passes without one.
+pub fn wait_for_signal(signals: &SigSet, timeout: Option<Duration>) -> Option<c_int> {
+    let timeout = timeout.map(|limit| libc::timespec {
+        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref);
+    loop {
+        // SAFETY: the set and the time outlive the call; a null siginfo is allowed.
+        let signal = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), timeout) };
+        match Errno::result(signal) {
+            Ok(signal) => return Some(signal),
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// What [`reap`] found.
+pub enum Reaped {
+    /// This process ended so.
+    Ended(u32, ExitStatus),
+    /// There are children, all of them running.
+    AllRunning,
+    /// There are no children.
+    NoChildren,
+}
+
+/// Takes one dead child, whichever it is, without waiting.
+///
+/// nix's `waitpid` refuses a status that names a real-time signal, and this one must not.
+pub fn reap() -> Reaped {
+    let mut status = 0;
+    // SAFETY: `status` is valid for the write.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match u32::try_from(pid) {
+        Ok(0) => Reaped::AllRunning,
+        Ok(pid) => Reaped::Ended(pid, ExitStatus::from_raw(status)),
+        Err(_) => Reaped::NoChildren,
+    }
+}
+
+/// Makes `command` start in a session of its own, with no signal blocked, and with its standard input
+/// as the controlling terminal where that is a terminal.
+pub fn in_own_session(command: &mut Command) {
+    let prepare = || {
+        nix::unistd::setsid()?;
+        // SAFETY: TIOCSCTTY takes a number. It fails on what is no terminal, which is no fault.
+        unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
+        SigSet::empty().thread_set_mask()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec `prepare` makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// `libc::IFF_UP`, which libc gives as an `int`, in the width that an ifreq has for it.
+const IFF_UP: libc::c_short = 1;
+
+/// Brings the network interface of that name up.
+pub fn set_interface_up(name: &str) -> io::Result<()> {
+    // SAFETY: socket takes plain numbers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = Errno::result(socket)?;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+
+    // SAFETY: ifreq is plain old data, for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero, so that the name ends.
+    let room = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
+    for (to, from) in room.zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = IFF_UP;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
