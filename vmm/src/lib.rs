@@ -1,1 +1,7 @@
-//! The KVM monitor.
+//! The rvm virtual machine monitor: a small set of devices around KVM.
+//!
+//! `vm` holds the boot recipe; everything else is called from there, downwards.
+
+pub mod bus;
+pub mod devices;
+pub mod event_loop;

@@ -57,12 +57,8 @@ mod tests {
 
     #[test]
     fn every_event_survives_the_port() {
-        for event in [
-            GuestEvent::InitStarted,
-            GuestEvent::Ready,
-            GuestEvent::Exit(0),
-            GuestEvent::Exit(255),
-        ] {
+        for event in [GuestEvent::InitStarted, GuestEvent::Ready, GuestEvent::Exit(0), GuestEvent::Exit(255)]
+        {
             assert_eq!(GuestEvent::from_word(event.to_word()), Some(event));
         }
     }

@@ -1,0 +1,251 @@
+//! A driver for virtio devices, in this process: it speaks to a device through the registers and the rings in
+//! guest memory, as the driver of a guest does. For unit tests and fuzz targets.
+//!
+//! Waits end with a panic after [`PATIENCE`], so that a device that never answers fails its test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a driver for tests: whatever fails is the test's failure"
+)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DRIVER_FEATURES,
+    VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
+    VIRTIO_MMIO_QUEUE_AVAIL_LOW, VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_READY,
+    VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_STATUS,
+};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::VirtioDevice;
+use super::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::bus::BusDevice;
+
+/// How long a driver waits for its device.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Memory of the driver's machine.
+pub const MEMORY_SIZE: usize = 16 << 20;
+
+/// Queue size that the driver asks for.
+const QUEUE_SIZE: u16 = 64;
+
+/// One part of a descriptor chain.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// The device reads this many bytes at the address.
+    Readable(u64, u32),
+    /// The device writes up to this many bytes at the address.
+    Writable(u64, u32),
+}
+
+/// A machine with one device, and the device's driver.
+pub struct Driver {
+    /// The guest's memory. The rings are in its first mebibyte; [`Driver::allocate`] gives the rest.
+    pub memory: GuestMemoryMmap,
+    /// The device behind its registers.
+    pub transport: MmioTransport,
+    queues: Vec<DriverQueue>,
+    free: u64,
+}
+
+#[derive(Default)]
+struct DriverQueue {
+    descriptors: u64,
+    avail: u64,
+    used: u64,
+    next_descriptor: u16,
+    next_avail: u16,
+    next_used: u16,
+}
+
+impl Driver {
+    /// A machine with `device`, not yet initialised.
+    pub fn new(device: Box<dyn VirtioDevice>) -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
+        let transport = MmioTransport::new(device, memory.clone(), || ()).unwrap();
+        Self { memory, transport, queues: Vec::new(), free: 1 << 20 }
+    }
+
+    /// A machine whose driver has accepted `features` of what `device` offers, and set up every queue.
+    pub fn start(device: Box<dyn VirtioDevice>, features: u64) -> Self {
+        let mut driver = Self::new(device);
+        driver.initialise(features);
+        driver
+    }
+
+    /// Goes through the initialisation of virtio 1.2, section 3.1, from reset to DRIVER_OK.
+    pub fn initialise(&mut self, features: u64) {
+        self.set_register(VIRTIO_MMIO_STATUS, 0);
+        self.set_register(VIRTIO_MMIO_STATUS, 1);
+        self.set_register(VIRTIO_MMIO_STATUS, 3);
+        for (page, wanted) in [(0, features), (1, features >> 32 | 1 << (VIRTIO_F_VERSION_1 - 32))] {
+            self.set_register(VIRTIO_MMIO_DEVICE_FEATURES_SEL, page);
+            let offered = self.register(VIRTIO_MMIO_DEVICE_FEATURES);
+            self.set_register(VIRTIO_MMIO_DRIVER_FEATURES_SEL, page);
+            let wanted = u32::try_from(wanted & u64::from(u32::MAX)).unwrap();
+            self.set_register(VIRTIO_MMIO_DRIVER_FEATURES, offered & wanted);
+        }
+        self.set_register(VIRTIO_MMIO_STATUS, 11);
+        assert_eq!(self.register(VIRTIO_MMIO_STATUS), 11, "the device took the features");
+        self.queues = (0..self.transport.kicks().len()).map(|index| self.set_up_queue(index)).collect();
+        self.set_register(VIRTIO_MMIO_STATUS, 15);
+    }
+
+    fn set_up_queue(&mut self, index: usize) -> DriverQueue {
+        let base = 0x1_0000 * (u32::try_from(index).unwrap() + 1);
+        let (avail, used) = (base + 0x4000, base + 0x8000);
+        self.memory.write_slice(&[0; 0xc000], GuestAddress(base.into())).unwrap();
+        self.set_register(VIRTIO_MMIO_QUEUE_SEL, u32::try_from(index).unwrap());
+        self.set_register(VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE.into());
+        self.set_register(VIRTIO_MMIO_QUEUE_DESC_LOW, base);
+        self.set_register(VIRTIO_MMIO_QUEUE_AVAIL_LOW, avail);
+        self.set_register(VIRTIO_MMIO_QUEUE_USED_LOW, used);
+        self.set_register(VIRTIO_MMIO_QUEUE_READY, 1);
+        DriverQueue { descriptors: base.into(), avail: avail.into(), used: used.into(), ..Default::default() }
+    }
+
+    /// Reads a 32-bit register.
+    pub fn register(&mut self, offset: u32) -> u32 {
+        let mut data = [0; 4];
+        self.transport.read(offset.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    /// Writes a 32-bit register.
+    pub fn set_register(&mut self, offset: u32, value: u32) {
+        self.transport.write(offset.into(), &value.to_le_bytes());
+    }
+
+    /// `length` bytes of memory of their own, zeroed; never given back.
+    pub fn allocate(&mut self, length: usize) -> u64 {
+        let address = self.free;
+        self.free += (length as u64).next_multiple_of(16);
+        assert!(self.free <= MEMORY_SIZE as u64, "the test's machine is out of memory");
+        address
+    }
+
+    /// Memory of its own holding `bytes`.
+    pub fn place(&mut self, bytes: &[u8]) -> u64 {
+        let address = self.allocate(bytes.len());
+        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
+        address
+    }
+
+    /// The `length` bytes at `address`.
+    pub fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+
+    /// Makes a chain of `parts` available on `queue`, without a kick; gives its head. Descriptors are taken
+    /// round robin: keep fewer than the queue's size in flight.
+    pub fn submit(&mut self, queue: usize, parts: &[Part]) -> u16 {
+        let ring = &mut self.queues[queue];
+        let head = ring.next_descriptor;
+        for (index, part) in parts.iter().enumerate() {
+            let this = ring.next_descriptor;
+            ring.next_descriptor = (this + 1) % QUEUE_SIZE;
+            let (address, length, write) = match *part {
+                Part::Readable(address, length) => (address, length, 0_u16),
+                Part::Writable(address, length) => (address, length, 2),
+            };
+            let next = u16::from(index + 1 < parts.len());
+            let at = GuestAddress(ring.descriptors + 16 * u64::from(this));
+            self.memory.write_obj(address, at).unwrap();
+            self.memory.write_obj(length, GuestAddress(at.0 + 8)).unwrap();
+            self.memory.write_obj(write | next, GuestAddress(at.0 + 12)).unwrap();
+            self.memory.write_obj(ring.next_descriptor, GuestAddress(at.0 + 14)).unwrap();
+        }
+        self.repost(queue, head);
+        head
+    }
+
+    /// Makes the chain at `head` available again, whether or not the device has used it.
+    pub fn repost(&mut self, queue: usize, head: u16) {
+        let ring = &mut self.queues[queue];
+        let slot = GuestAddress(ring.avail + 4 + 2 * u64::from(ring.next_avail % QUEUE_SIZE));
+        self.memory.write_obj(head, slot).unwrap();
+        ring.next_avail = ring.next_avail.wrapping_add(1);
+        // The ring entry is visible before the index that covers it.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.memory.write_obj(ring.next_avail, GuestAddress(ring.avail + 2)).unwrap();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Notifies the device of `queue`.
+    pub fn kick(&mut self, queue: usize) {
+        self.transport.write(QUEUE_NOTIFY, &u32::try_from(queue).unwrap().to_le_bytes());
+    }
+
+    /// The next used chain of `queue`, as head and bytes written, if there is one.
+    pub fn used(&mut self, queue: usize) -> Option<(u16, u32)> {
+        let ring = &mut self.queues[queue];
+        let index: u16 = self.memory.read_obj(GuestAddress(ring.used + 2)).unwrap();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if index == ring.next_used {
+            return None;
+        }
+        let at = GuestAddress(ring.used + 4 + 8 * u64::from(ring.next_used % QUEUE_SIZE));
+        ring.next_used = ring.next_used.wrapping_add(1);
+        // used_event: with VIRTIO_RING_F_EVENT_IDX, interrupt for the next one.
+        let used_event = GuestAddress(ring.avail + 4 + 2 * u64::from(QUEUE_SIZE));
+        self.memory.write_obj(ring.next_used, used_event).unwrap();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let head: u32 = self.memory.read_obj(at).unwrap();
+        let written: u32 = self.memory.read_obj(GuestAddress(at.0 + 4)).unwrap();
+        Some((u16::try_from(head).unwrap(), written))
+    }
+
+    /// Waits for interrupts until `queue` has a used chain.
+    pub fn wait_used(&mut self, queue: usize) -> (u16, u32) {
+        loop {
+            if let Some(used) = self.used(queue) {
+                return used;
+            }
+            self.wait_interrupt();
+        }
+    }
+
+    /// Submits a chain, kicks, and waits until it is used: the bytes written.
+    pub fn request(&mut self, queue: usize, parts: &[Part]) -> u32 {
+        let head = self.submit(queue, parts);
+        self.kick(queue);
+        let (used, written) = self.wait_used(queue);
+        assert_eq!(used, head, "the chain used is the one submitted");
+        written
+    }
+
+    /// Waits for an interrupt and acknowledges it; gives its reasons.
+    pub fn wait_interrupt(&mut self) -> u32 {
+        let event = self.transport.interrupt().irqfd();
+        wait_readable(event, PATIENCE).expect("the device raised no interrupt in time");
+        event.read().unwrap();
+        let reasons = self.register(VIRTIO_MMIO_INTERRUPT_STATUS);
+        self.set_register(VIRTIO_MMIO_INTERRUPT_ACK, reasons);
+        reasons
+    }
+
+    /// Waits until the device asks for a reset.
+    pub fn wait_needs_reset(&mut self) {
+        while self.register(VIRTIO_MMIO_STATUS) & 64 == 0 {
+            self.wait_interrupt();
+        }
+    }
+}
+
+/// Waits until `fd` is readable. An error of kind `TimedOut` when it is not in time.
+pub fn wait_readable(fd: &impl AsRawFd, patience: Duration) -> io::Result<()> {
+    let mut poller = crate::event_loop::Poller::new()?;
+    poller.add(fd, 0, vmm_sys_util::epoll::EventSet::IN)?;
+    match poller.wait(i32::try_from(patience.as_millis()).unwrap())?.next() {
+        Some(_) => Ok(()),
+        None => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
