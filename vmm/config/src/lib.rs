@@ -1,3 +1,19 @@
-//! What a virtual machine is, for whoever starts one and for the VMM that runs it.
+//! What a virtual machine is: the only interface between whoever starts one and the VMM that runs it.
+//!
+//! Parsing (JSON, or the `key=value` options of the command line) fills the types; [`VmConfig::validate`]
+//! checks them without touching the host; only the VMM opens files. Unknown fields are refused.
 
 pub mod guest_abi;
+mod limits;
+mod machine;
+mod network;
+mod options;
+mod storage;
+mod units;
+
+pub use limits::{ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MIN_MEMORY};
+pub use machine::{Balloon, Console, Kernel, VmConfig};
+pub use network::{MacAddress, Net, Tap, Vsock};
+pub use options::OptionError;
+pub use storage::{Disk, IoEngine};
+pub use units::{MemorySize, UnitError};
