@@ -1,0 +1,142 @@
+//! A guest of a few instructions, and with it the answer whether this machine's KVM is real.
+//!
+//! A `/dev/kvm` alone proves little: some hosts have one without any virtualization in the CPU under it and
+//! emulate what the guest's kernel does, a thousand times slower than a CPU would.
+#![allow(
+    unsafe_code,
+    reason = "a memory slot is handed to KVM as a raw address"
+)]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuExit};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
+
+/// The port that the guest writes to.
+pub const PORT: u16 = 0x10;
+
+/// Where the guest's code and its one page of memory are.
+const CODE: GuestAddress = GuestAddress(0x1000);
+
+/// How often the guest goes round its loop: a CPU needs well under a millisecond, an emulator a second.
+const ROUNDS: u16 = 50_000;
+
+/// The longest the loop may take on a KVM that is called real; the nested lab needs a few milliseconds.
+const LIMIT: Duration = Duration::from_millis(250);
+
+/// Why a tiny guest did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `/dev/kvm` is missing or not permitted.
+    #[error("cannot open /dev/kvm")]
+    Open(#[source] kvm_ioctls::Error),
+    /// An operation on KVM.
+    #[error("KVM refused to {0}")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
+    /// The mapping of the guest's memory.
+    #[error("cannot give the guest memory")]
+    Map(#[source] vm_memory::mmap::FromRangesError),
+    /// The copy of the code into it.
+    #[error("cannot write the guest's code")]
+    Code(#[source] GuestMemoryError),
+    /// An exit that this guest cannot cause.
+    #[error("the guest stopped with {0}")]
+    Exit(String),
+}
+
+/// What a tiny guest did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The byte it wrote to [`PORT`].
+    pub byte: u8,
+    /// From its first instruction to its `hlt`.
+    pub time: Duration,
+}
+
+/// Runs a guest in real mode that counts down, writes `byte` to [`PORT`] and halts.
+pub fn run_tiny_guest(byte: u8) -> Result<Ran, Error> {
+    let [low, high] = ROUNDS.to_le_bytes();
+    #[rustfmt::skip]
+    let code = [
+        0xb9, low, high,                // mov cx, ROUNDS
+        0xe2, 0xfe,                     // loop here
+        0xb0, byte,                     // mov al, byte
+        0xe6, PORT.to_le_bytes()[0],    // out PORT, al
+        0xf4,                           // hlt
+    ];
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(CODE, 0x1000)]).map_err(Error::Map)?;
+    memory.write_slice(&code, CODE).map_err(Error::Code)?;
+    let host = memory.get_host_address(CODE).map_err(Error::Code)?;
+
+    let kvm = Kvm::new().map_err(Error::Open)?;
+    let vm = kvm.create_vm().map_err(|e| Error::Kvm("create a VM", e))?;
+    let slot = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: CODE.0,
+        memory_size: 0x1000,
+        userspace_addr: host as u64,
+    };
+    // SAFETY: the mapping belongs to `memory`, which outlives `vm` and the vCPU (they are dropped first).
+    unsafe { vm.set_user_memory_region(slot) }.map_err(|e| Error::Kvm("take the memory", e))?;
+    let mut vcpu = vm
+        .create_vcpu(0)
+        .map_err(|e| Error::Kvm("create a vCPU", e))?;
+    let mut sregs = vcpu
+        .get_sregs()
+        .map_err(|e| Error::Kvm("read registers", e))?;
+    sregs.cs.base = 0;
+    sregs.cs.selector = 0;
+    vcpu.set_sregs(&sregs)
+        .map_err(|e| Error::Kvm("set registers", e))?;
+    let mut regs = vcpu
+        .get_regs()
+        .map_err(|e| Error::Kvm("read registers", e))?;
+    regs.rip = CODE.0;
+    regs.rflags = 2;
+    vcpu.set_regs(&regs)
+        .map_err(|e| Error::Kvm("set registers", e))?;
+
+    let start = Instant::now();
+    let mut seen = None;
+    loop {
+        match vcpu.run().map_err(|e| Error::Kvm("run the vCPU", e))? {
+            VcpuExit::IoOut(PORT, &[written]) => seen = Some(written),
+            VcpuExit::Hlt => break,
+            other => return Err(Error::Exit(format!("{other:?}"))),
+        }
+    }
+    let time = start.elapsed();
+    let byte = seen.ok_or_else(|| Error::Exit("hlt before it wrote its byte".into()))?;
+    Ok(Ran { byte, time })
+}
+
+/// Whether VMs run on this machine's own CPU; if not, why, in a few words.
+pub fn real() -> Result<(), String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")
+        .map_err(|e| format!("cannot read /proc/cpuinfo: {e}"))?;
+    let flags = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default();
+    if !flags
+        .split_whitespace()
+        .any(|flag| flag == "vmx" || flag == "svm")
+    {
+        return Err("the CPU shows neither vmx nor svm".into());
+    }
+    let ran = run_tiny_guest(b'R').map_err(|error| format!("{error}: {}", source(&error)))?;
+    if ran.time > LIMIT {
+        return Err(format!(
+            "a guest of {ROUNDS} loops took {} ms: emulated",
+            ran.time.as_millis()
+        ));
+    }
+    Ok(())
+}
+
+fn source(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+}
