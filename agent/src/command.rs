@@ -101,3 +101,84 @@ pub fn exit_code(status: ExitStatus) -> u8 {
     // Linux keeps eight bits of an exit code, and has 64 signals.
     u8::try_from(code).unwrap_or(u8::MAX)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::{exit_code, from_kernel, start, words_behind_dashes};
+    use std::ffi::OsString;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_is_what_stands_behind_the_dashes() {
+        let command = from_kernel(words(&["ls", "-l", "/"]), b"quiet -- ls -l /\n");
+        assert_eq!(command, words(&["ls", "-l", "/"]));
+    }
+
+    #[test]
+    fn words_that_the_kernel_did_not_know_are_no_part_of_the_command() {
+        let args = words(&["nosuchoption", "echo", "hi"]);
+        let command = from_kernel(args.clone(), b"nosuchoption quiet -- echo hi");
+        assert_eq!(command, words(&["echo", "hi"]));
+        assert_eq!(from_kernel(args, b"nosuchoption echo hi"), words(&[]));
+    }
+
+    #[test]
+    fn words_are_counted_as_the_kernel_splits_them() {
+        for (cmdline, count) in [
+            (&b""[..], 0),
+            (b"quiet", 0),
+            (b"quiet --", 0),
+            (b"quiet -- ", 0),
+            (b"-- a", 1),
+            (b"a  --  b   c ", 2),
+            (b"a -- b -- c", 3),
+            (b"a -- \"b c\" d\te", 3),
+            (b"a -- sh -c \"exit 3\"\n", 3),
+            (b"x=\"a -- b\" -- c", 1),
+            (b"a -- \"\" b", 2),
+            (b"a -- \"never closed", 1),
+        ] {
+            assert_eq!(
+                words_behind_dashes(cmdline),
+                count,
+                "{}",
+                cmdline.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_those_a_shell_gives() {
+        // Wait statuses: the exit code in the second byte, the signal in the lower seven bits, 0x80 a core.
+        for (status, code) in [
+            (0, 0),
+            (0x0100, 1),
+            (0xff00, 255),
+            (9, 137),
+            (0x8b, 139),
+            (64, 192),
+        ] {
+            assert_eq!(exit_code(ExitStatus::from_raw(status)), code, "{status:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_127_and_what_is_no_program_is_126() {
+        for (program, code) in [
+            ("/nonexistent", 127),
+            ("no-such-command-in-the-path", 127),
+            ("/proc/self/exe/below-a-file", 127),
+            ("/", 126),
+            ("/proc/self/status", 126),
+        ] {
+            let err = start(&words(&[program])).unwrap_err();
+            assert_eq!(err.exit_code(), code, "{program}: {err}");
+        }
+    }
+}

@@ -23,6 +23,7 @@ use rvm_config::guest_abi::GuestEvent;
 use crate::console::say;
 use crate::port::EventPort;
 use crate::reap::{Outcome, Signals};
+use crate::shutdown::TERM_GRACE;
 
 /// Exit code when the agent itself fails ("internal software error" in sysexits.h).
 const EXIT_AGENT_FAILED: u8 = 70;
@@ -67,10 +68,13 @@ fn boot_and_run() -> nix::Result<u8> {
     );
 
     let code = run(&signals);
-    shutdown::stop_processes(&signals, |signal| {
+    let stopped = shutdown::stop_processes(&signals, TERM_GRACE, |signal| {
         // Everybody but init itself. That there is nobody left is no fault.
         let _ = kill(Pid::from_raw(-1), signal);
     });
+    if !stopped {
+        say("powering off over a process that SIGKILL did not end");
+    }
     mounts::unmount_all();
     Ok(code)
 }

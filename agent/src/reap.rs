@@ -75,3 +75,139 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[allow(
+    unsafe_code,
+    reason = "fork: each test makes a process of its own to be init"
+)]
+mod tests {
+    use super::{Outcome, Signals};
+    use crate::command::{exit_code, start};
+    use crate::shutdown::stop_processes;
+    use nix::errno::Errno;
+    use nix::sys::prctl::set_child_subreaper;
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, Pid, fork};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Duration;
+
+    /// More than any machine takes; no test waits as long.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// What `init` gives when it runs in a process of its own, to which orphans fall as they do to PID 1.
+    fn as_init(init: impl FnOnce(&Signals) -> u8) -> u8 {
+        // SAFETY: the child is one thread; glibc keeps its allocator usable there.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let code = catch_unwind(AssertUnwindSafe(|| {
+                    set_child_subreaper(true).unwrap();
+                    init(&Signals::block().unwrap())
+                }));
+                // SAFETY: ends the process without the test harness's exit handlers.
+                unsafe { libc::_exit(code.unwrap_or(255).into()) }
+            }
+            ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+                WaitStatus::Exited(_, code) => u8::try_from(code).unwrap(),
+                status => panic!("init ended by {status:?}"),
+            },
+        }
+    }
+
+    /// Starts a shell command and gives its pid.
+    fn shell(script: &str) -> u32 {
+        start(&["sh".into(), "-c".into(), script.into()])
+            .unwrap()
+            .id()
+    }
+
+    /// Signals the session a command leads, which is what `kill -1` is to PID 1.
+    fn session_of(command: u32) -> impl Fn(Signal) {
+        let group = Pid::from_raw(-i32::try_from(command).unwrap());
+        move |signal| {
+            let _ = kill(group, signal);
+        }
+    }
+
+    /// The exit code of a command that is waited for.
+    fn code_of(signals: &Signals, command: u32) -> u8 {
+        match signals.until_ended(command) {
+            Outcome::Ended(status) => exit_code(status),
+            Outcome::Ordered => panic!("nobody ordered a shutdown"),
+        }
+    }
+
+    #[test]
+    fn a_command_that_exits_gives_its_code() {
+        assert_eq!(as_init(|signals| code_of(signals, shell("exit 7"))), 7);
+    }
+
+    #[test]
+    fn a_command_ended_by_a_signal_gives_128_and_the_signal() {
+        assert_eq!(
+            as_init(|signals| code_of(signals, shell("kill -KILL $$"))),
+            137
+        );
+        assert_eq!(
+            as_init(|signals| code_of(signals, shell("kill -64 $$"))),
+            192
+        );
+    }
+
+    #[test]
+    fn orphans_are_reaped_while_the_command_runs_and_do_not_change_its_code() {
+        // The inner shell's child falls to init; its end is seen when the pipe closes.
+        let script = "(sh -c 'exit 3' & ) | cat; exit 5";
+        let code = as_init(|signals| {
+            let code = code_of(signals, shell(script));
+            assert!(signals.until_childless(LONG));
+            assert_eq!(waitpid(None, None), Err(Errno::ECHILD));
+            code
+        });
+        assert_eq!(code, 5);
+    }
+
+    #[test]
+    fn an_order_to_shut_down_ends_the_wait_and_then_the_processes() {
+        for order in ["TERM", "INT", "PWR", "USR1", "USR2"] {
+            let code = as_init(|signals| {
+                let command = shell(&format!("kill -{order} $PPID; exec sleep 1000"));
+                assert_eq!(signals.until_ended(command), Outcome::Ordered);
+                assert!(stop_processes(signals, LONG, session_of(command)));
+                0
+            });
+            assert_eq!(code, 0, "{order}");
+        }
+    }
+
+    #[test]
+    fn what_ignores_the_order_is_killed() {
+        let code = as_init(|signals| {
+            let command = shell("trap '' TERM HUP; kill -TERM $PPID; while :; do sleep 1000; done");
+            assert_eq!(signals.until_ended(command), Outcome::Ordered);
+            assert!(stop_processes(signals, Duration::ZERO, session_of(command)));
+            0
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_stopped_process_is_ended_too() {
+        let code = as_init(|signals| {
+            let command = shell("kill -TERM $PPID; kill -STOP $$");
+            assert_eq!(signals.until_ended(command), Outcome::Ordered);
+            assert!(stop_processes(signals, LONG, session_of(command)));
+            0
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_command_leads_its_session_and_has_no_signal_blocked() {
+        let script = "read -r pid comm state parent group session rest < /proc/self/stat
+            [ $session = $pid ] && grep -q '^SigBlk:.0*$' /proc/self/status";
+        assert_eq!(as_init(|signals| code_of(signals, shell(script))), 0);
+    }
+}

@@ -11,20 +11,21 @@ use crate::console::say;
 use crate::port::EventPort;
 use crate::reap::Signals;
 
-/// How long processes have to end after SIGTERM.
-const TERM_GRACE: Duration = Duration::from_secs(2);
+/// How long processes have to end after SIGTERM, when the guest ends.
+pub const TERM_GRACE: Duration = Duration::from_secs(2);
 /// How long the kernel has to end them after SIGKILL: one that hangs on a dead device never ends.
-const KILL_GRACE: Duration = Duration::from_secs(1);
+const KILL_GRACE: Duration = Duration::from_secs(3);
 
-/// Ends every process that `signal` reaches: asked first, then killed. `false` if one outlived even that.
+/// Ends every process that `signal` reaches: asked first, killed after `grace`. `false` if one outlived
+/// even that.
 ///
 /// SIGHUP follows SIGTERM because interactive shells ignore the latter, and SIGCONT because a stopped
 /// process acts on neither.
-pub fn stop_processes(signals: &Signals, signal: impl Fn(Signal)) -> bool {
+pub fn stop_processes(signals: &Signals, grace: Duration, signal: impl Fn(Signal)) -> bool {
     for ask in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
         signal(ask);
     }
-    if signals.until_childless(TERM_GRACE) {
+    if signals.until_childless(grace) {
         return true;
     }
     signal(Signal::SIGKILL);
