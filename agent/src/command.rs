@@ -86,10 +86,7 @@ pub fn start(words: &[OsString]) -> Result<Child, Error> {
         command.env("TERM", "linux");
     }
     sys::in_own_session(&mut command);
-    command.spawn().map_err(|source| Error::Start {
-        program: program.clone(),
-        source,
-    })
+    command.spawn().map_err(|source| Error::Start { program: program.clone(), source })
 }
 
 /// The exit code that tells how a process ended: its own, or 128 + the signal that ended it.

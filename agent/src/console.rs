@@ -13,13 +13,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 /// The kernel gave init a console already, but one opened in the initramfs: /dev, now mounted over it,
 /// does not know it, and programs that ask for the name of their terminal fail.
 pub fn take() {
-    let open = |path: &str| {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOCTTY)
-            .open(path)
-    };
+    let open = |path: &str| OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
     let console = open("/dev/console").or_else(|_| open("/dev/null"));
     let result = console.and_then(|console| {
         dup2_stdin(&console)?;

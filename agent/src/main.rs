@@ -62,10 +62,7 @@ fn boot_and_run() -> nix::Result<u8> {
         port.tell(GuestEvent::Ready);
     }
     let line = console::ready_line(started, console::uptime());
-    warn(
-        "write to the console",
-        std::io::stdout().write_all(line.as_bytes()),
-    );
+    warn("write to the console", std::io::stdout().write_all(line.as_bytes()));
 
     let code = run(&signals);
     let stopped = shutdown::stop_processes(&signals, TERM_GRACE, |signal| {

@@ -46,12 +46,7 @@ const DEV_LINKS: [(&str, &str); 4] = [
 ];
 
 const fn row(kind: &'static str, at: &'static str, flags: MsFlags, options: &'static str) -> Mount {
-    Mount {
-        kind,
-        at,
-        flags,
-        options,
-    }
+    Mount { kind, at, flags, options }
 }
 
 /// Mounts the whole table. What cannot be mounted is said on the console, and left out.
@@ -71,15 +66,7 @@ pub fn mount_all() {
 }
 
 fn mount_row(row: &Mount) -> std::io::Result<()> {
-    let attempt = || {
-        mount(
-            Some(row.kind),
-            row.at,
-            Some(row.kind),
-            row.flags,
-            Some(row.options),
-        )
-    };
+    let attempt = || mount(Some(row.kind), row.at, Some(row.kind), row.flags, Some(row.options));
     let result = match attempt() {
         Err(Errno::ENOENT) => {
             fs::create_dir_all(row.at)?;
@@ -155,11 +142,7 @@ mod tests {
             let later = &MOUNTS[n..];
             let parents = Path::new(row.at).ancestors().skip(1);
             for parent in parents {
-                assert!(
-                    later.iter().all(|other| Path::new(other.at) != parent),
-                    "{}",
-                    row.at
-                );
+                assert!(later.iter().all(|other| Path::new(other.at) != parent), "{}", row.at);
             }
         }
     }

@@ -13,13 +13,8 @@ use crate::sys::{self, Reaped};
 
 /// Orders to shut down, whoever gives them: `kill 1`, Ctrl-Alt-Del (SIGINT), a power failure (SIGPWR), and
 /// the `halt` and `poweroff` of busybox (SIGUSR1, SIGUSR2).
-const ORDERS: [Signal; 5] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGPWR,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
+const ORDERS: [Signal; 5] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGPWR, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// How the wait for the command ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -50,9 +50,7 @@ pub fn wait_for_signal(signals: &SigSet, timeout: Option<Duration>) -> Option<c_
         tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     });
-    let timeout = timeout
-        .as_ref()
-        .map_or(std::ptr::null(), std::ptr::from_ref);
+    let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     loop {
         // SAFETY: the set and the time outlive the call; a null siginfo is allowed.
         let signal = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), timeout) };
