@@ -4,4 +4,5 @@
 
 pub mod bus;
 pub mod devices;
+pub mod doctor;
 pub mod event_loop;
