@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use kvm_ioctls::Kvm;
-use rvm_tests::kvm::run_tiny_guest;
+use rvm_tests::kvm::{Program, run_tiny_guest};
 
 #[test]
 fn kvm_speaks_the_stable_api() {
@@ -11,5 +11,6 @@ fn kvm_speaks_the_stable_api() {
 
 #[test]
 fn a_guest_of_a_few_instructions_runs() {
-    assert_eq!(run_tiny_guest(0x5a).unwrap().byte, 0x5a);
+    let ran = run_tiny_guest(Program { byte: 0x5a, spins: 100, exits: 3 }).unwrap();
+    assert_eq!(ran.bytes, [0x5a; 3]);
 }

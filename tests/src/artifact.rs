@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The directory that `make build` fills.
 pub fn directory() -> PathBuf {
-    env::var_os("RVM_ARTIFACTS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
-        PathBuf::from,
-    )
+    env::var_os("RVM_ARTIFACTS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"), PathBuf::from)
 }
 
 /// The `rvm` program.

@@ -2,10 +2,7 @@
 //!
 //! A `/dev/kvm` alone proves little: some hosts have one without any virtualization in the CPU under it and
 //! emulate what the guest's kernel does, a thousand times slower than a CPU would.
-#![allow(
-    unsafe_code,
-    reason = "a memory slot is handed to KVM as a raw address"
-)]
+#![allow(unsafe_code, reason = "a memory slot is handed to KVM as a raw address")]
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -20,10 +17,10 @@ pub const PORT: u16 = 0x10;
 /// Where the guest's code and its one page of memory are.
 const CODE: GuestAddress = GuestAddress(0x1000);
 
-/// How often the guest goes round its loop: a CPU needs well under a millisecond, an emulator a second.
-const ROUNDS: u16 = 50_000;
+/// What the guest that judges this KVM does: a CPU needs well under a millisecond, an emulator a second.
+const JUDGE: Program = Program { byte: b'R', spins: 50_000, exits: 1 };
 
-/// The longest the loop may take on a KVM that is called real; the nested lab needs a few milliseconds.
+/// The longest it may take on a KVM that is called real; the nested lab needs a few milliseconds.
 const LIMIT: Duration = Duration::from_millis(250);
 
 /// Why a tiny guest did not run to its end.
@@ -46,25 +43,40 @@ pub enum Error {
     Exit(String),
 }
 
+/// What a tiny guest does: `exits` times it spins and then writes `byte` to [`PORT`]; then it halts.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// What it writes.
+    pub byte: u8,
+    /// How often it goes round an empty loop before it writes; 0 stands for 65536.
+    pub spins: u16,
+    /// How often it writes; 0 stands for 65536.
+    pub exits: u16,
+}
+
 /// What a tiny guest did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
-    /// The byte it wrote to [`PORT`].
-    pub byte: u8,
+    /// The bytes it wrote to [`PORT`].
+    pub bytes: Vec<u8>,
     /// From its first instruction to its `hlt`.
     pub time: Duration,
 }
 
-/// Runs a guest in real mode that counts down, writes `byte` to [`PORT`] and halts.
-pub fn run_tiny_guest(byte: u8) -> Result<Ran, Error> {
-    let [low, high] = ROUNDS.to_le_bytes();
+/// Runs a guest in real mode.
+pub fn run_tiny_guest(program: Program) -> Result<Ran, Error> {
+    let [spins_low, spins_high] = program.spins.to_le_bytes();
+    let [exits_low, exits_high] = program.exits.to_le_bytes();
     #[rustfmt::skip]
     let code = [
-        0xb9, low, high,                // mov cx, ROUNDS
-        0xe2, 0xfe,                     // loop here
-        0xb0, byte,                     // mov al, byte
-        0xe6, PORT.to_le_bytes()[0],    // out PORT, al
-        0xf4,                           // hlt
+        0xbb, exits_low, exits_high,        // mov bx, exits
+        0xb9, spins_low, spins_high,        // mov cx, spins
+        0xe2, 0xfe,                         // loop here
+        0xb0, program.byte,                 // mov al, byte
+        0xe6, PORT.to_le_bytes()[0],        // out PORT, al
+        0x4b,                               // dec bx
+        0x75, 0xf4,                         // jnz to the second line
+        0xf4,                               // hlt
     ];
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(CODE, 0x1000)]).map_err(Error::Map)?;
     memory.write_slice(&code, CODE).map_err(Error::Code)?;
@@ -81,62 +93,41 @@ pub fn run_tiny_guest(byte: u8) -> Result<Ran, Error> {
     };
     // SAFETY: the mapping belongs to `memory`, which outlives `vm` and the vCPU (they are dropped first).
     unsafe { vm.set_user_memory_region(slot) }.map_err(|e| Error::Kvm("take the memory", e))?;
-    let mut vcpu = vm
-        .create_vcpu(0)
-        .map_err(|e| Error::Kvm("create a vCPU", e))?;
-    let mut sregs = vcpu
-        .get_sregs()
-        .map_err(|e| Error::Kvm("read registers", e))?;
+    let mut vcpu = vm.create_vcpu(0).map_err(|e| Error::Kvm("create a vCPU", e))?;
+    let mut sregs = vcpu.get_sregs().map_err(|e| Error::Kvm("read registers", e))?;
     sregs.cs.base = 0;
     sregs.cs.selector = 0;
-    vcpu.set_sregs(&sregs)
-        .map_err(|e| Error::Kvm("set registers", e))?;
-    let mut regs = vcpu
-        .get_regs()
-        .map_err(|e| Error::Kvm("read registers", e))?;
+    vcpu.set_sregs(&sregs).map_err(|e| Error::Kvm("set registers", e))?;
+    let mut regs = vcpu.get_regs().map_err(|e| Error::Kvm("read registers", e))?;
     regs.rip = CODE.0;
     regs.rflags = 2;
-    vcpu.set_regs(&regs)
-        .map_err(|e| Error::Kvm("set registers", e))?;
+    vcpu.set_regs(&regs).map_err(|e| Error::Kvm("set registers", e))?;
 
     let start = Instant::now();
-    let mut seen = None;
+    let mut bytes = Vec::new();
     loop {
         match vcpu.run().map_err(|e| Error::Kvm("run the vCPU", e))? {
-            VcpuExit::IoOut(PORT, &[written]) => seen = Some(written),
-            VcpuExit::Hlt => break,
+            VcpuExit::IoOut(PORT, &[byte]) => bytes.push(byte),
+            VcpuExit::Hlt => return Ok(Ran { bytes, time: start.elapsed() }),
             other => return Err(Error::Exit(format!("{other:?}"))),
         }
     }
-    let time = start.elapsed();
-    let byte = seen.ok_or_else(|| Error::Exit("hlt before it wrote its byte".into()))?;
-    Ok(Ran { byte, time })
 }
 
 /// Whether VMs run on this machine's own CPU; if not, why, in a few words.
 pub fn real() -> Result<(), String> {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo")
-        .map_err(|e| format!("cannot read /proc/cpuinfo: {e}"))?;
-    let flags = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .unwrap_or_default();
-    if !flags
-        .split_whitespace()
-        .any(|flag| flag == "vmx" || flag == "svm")
-    {
+    let cpuinfo =
+        fs::read_to_string("/proc/cpuinfo").map_err(|e| format!("cannot read /proc/cpuinfo: {e}"))?;
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    if !flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm") {
         return Err("the CPU shows neither vmx nor svm".into());
     }
-    let ran = run_tiny_guest(b'R').map_err(|error| format!("{error}: {}", source(&error)))?;
+    let ran = run_tiny_guest(JUDGE).map_err(|error| match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })?;
     if ran.time > LIMIT {
-        return Err(format!(
-            "a guest of {ROUNDS} loops took {} ms: emulated",
-            ran.time.as_millis()
-        ));
+        return Err(format!("a guest of {} loops took {} ms: emulated", JUDGE.spins, ran.time.as_millis()));
     }
     Ok(())
-}
-
-fn source(error: &Error) -> String {
-    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
 }

@@ -5,6 +5,7 @@
 //! The programs that start the lab and run the tests are in `src/bin/lab`.
 
 pub mod artifact;
+pub mod daemon;
 pub mod kvm;
 
 /// What a test that cannot run prints before its reason, at the start of a line.

@@ -30,9 +30,7 @@ pub fn main() -> io::Result<i32> {
     let job = fs::read(Path::new(PAYLOAD).join("job.json"))?;
     let job: Job = serde_json::from_slice(&job)?;
     outside.tell(&Message::Up {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
-            .trim()
-            .to_owned(),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         millis: uptime()?,
     })?;
 
@@ -74,24 +72,16 @@ impl Outside {
             let port = port?;
             if fs::read_to_string(port.path().join("name"))?.trim() == PORT {
                 let device = Path::new("/dev").join(port.file_name());
-                return Ok(Self(Mutex::new(
-                    OpenOptions::new().write(true).open(device)?,
-                )));
+                return Ok(Self(Mutex::new(OpenOptions::new().write(true).open(device)?)));
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("no virtio-serial port named {PORT}"),
-        ))
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("no virtio-serial port named {PORT}")))
     }
 
     fn tell(&self, message: &Message) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write_all(&line)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
     }
 }
 
@@ -116,10 +106,7 @@ fn surroundings(job: &Job, out: &Path) -> io::Result<Vec<(String, String)>> {
             continue; // not a virtio disk
         };
         if let Some(name) = serial.trim().strip_prefix("disk-") {
-            let device = Path::new("/dev")
-                .join(disk.file_name())
-                .display()
-                .to_string();
+            let device = Path::new("/dev").join(disk.file_name()).display().to_string();
             env.push((rvm_tests::artifact::disk_variable(name), device));
         }
     }
@@ -131,12 +118,7 @@ fn run_tests(plan: &Plan, env: &[(String, String)], outside: &Outside) -> io::Re
     runner::run(plan, env, &|event| {
         let message = match event {
             Event::Started(test) => Message::Started { test },
-            Event::Ended {
-                test,
-                outcome,
-                time,
-                output,
-            } => Message::Ended {
+            Event::Ended { test, outcome, time, output } => Message::Ended {
                 test,
                 outcome,
                 millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
@@ -144,10 +126,7 @@ fn run_tests(plan: &Plan, env: &[(String, String)], outside: &Outside) -> io::Re
             },
         };
         if let Err(error) = outside.tell(&message) {
-            broken
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(error);
+            broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
     });
     match broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -158,10 +137,7 @@ fn run_tests(plan: &Plan, env: &[(String, String)], outside: &Outside) -> io::Re
 
 fn run_command(argv: &[String], env: &[(String, String)], outside: &Outside) -> io::Result<i32> {
     let Some((program, arguments)) = argv.split_first() else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "no command in the job",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command in the job"));
     };
     let spawned = Command::new(program)
         .args(arguments)
@@ -176,20 +152,16 @@ fn run_command(argv: &[String], env: &[(String, String)], outside: &Outside) -> 
         Ok(child) => child,
         Err(error) => {
             let text = format!("lab: cannot run {program}: {error}\n");
-            outside.tell(&Message::Output {
-                stream: Stream::Stderr,
-                bytes: Bytes(text.into_bytes()),
-            })?;
+            outside.tell(&Message::Output { stream: Stream::Stderr, bytes: Bytes(text.into_bytes()) })?;
             return Ok(127);
         }
     };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (sender, pieces) = mpsc::channel();
     // None of these threads is joined: a daemon may keep the pipes open, and nobody waits for it.
-    for (pipe, stream) in [
-        (stdout.map(OwnedFd::from), Stream::Stdout),
-        (stderr.map(OwnedFd::from), Stream::Stderr),
-    ] {
+    for (pipe, stream) in
+        [(stdout.map(OwnedFd::from), Stream::Stdout), (stderr.map(OwnedFd::from), Stream::Stderr)]
+    {
         let sender = sender.clone();
         thread::spawn(move || forward(pipe, stream, &sender));
     }
@@ -204,9 +176,7 @@ fn run_command(argv: &[String], env: &[(String, String)], outside: &Outside) -> 
     while let Ok(Piece::Output(message)) = pieces.recv_timeout(DRAIN) {
         outside.tell(&message)?;
     }
-    status
-        .map(code)
-        .ok_or_else(|| io::Error::other("the command was never waited for"))
+    status.map(code).ok_or_else(|| io::Error::other("the command was never waited for"))
 }
 
 /// What comes from a running command.
@@ -222,10 +192,7 @@ fn forward(pipe: Option<OwnedFd>, stream: Stream, to: &mpsc::Sender<Piece>) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = pipe.read(&mut buffer) {
         let bytes = Bytes(buffer.get(..count).unwrap_or_default().to_vec());
-        if to
-            .send(Piece::Output(Message::Output { stream, bytes }))
-            .is_err()
-        {
+        if to.send(Piece::Output(Message::Output { stream, bytes })).is_err() {
             return;
         }
     }
@@ -233,9 +200,7 @@ fn forward(pipe: Option<OwnedFd>, stream: Stream, to: &mpsc::Sender<Piece>) {
 
 /// The exit status as a shell would give it.
 fn code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 fn run_shell(rows: u16, columns: u16, env: &[(String, String)]) -> io::Result<i32> {
@@ -252,25 +217,15 @@ fn run_shell(rows: u16, columns: u16, env: &[(String, String)]) -> io::Result<i3
 }
 
 fn pass_files_out(directory: &Path, outside: &Outside) -> io::Result<()> {
-    let mut files: Vec<PathBuf> = fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     files.retain(|path| path.is_file());
     files.sort();
     for path in files {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut bytes = Vec::new();
-        File::open(&path)?
-            .take(FILE_LIMIT)
-            .read_to_end(&mut bytes)?;
-        outside.tell(&Message::File {
-            name,
-            bytes: Bytes(bytes),
-        })?;
+        File::open(&path)?.take(FILE_LIMIT).read_to_end(&mut bytes)?;
+        outside.tell(&Message::File { name, bytes: Bytes(bytes) })?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::protocol::{Message, PORT};
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 /// A lab that beats and has said nothing for so long has hung.
-const SILENCE_LIMIT: Duration = Duration::from_secs(120);
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
 /// What the lab is like.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Machine {
     pub console: Console,
     /// Wall time after which the lab is stopped; `None` for a shell.
     pub timeout: Option<Duration>,
+    /// How long a lab that beats may say nothing.
+    pub silence: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,11 +81,9 @@ impl std::fmt::Display for End {
             Self::Panicked(line) => write!(f, "the lab's kernel panicked: {line}"),
             Self::RunnerDied(line) => write!(f, "the runner inside the lab died: {line}"),
             Self::Hung(time) => write!(f, "the lab hung: no sign of life for {} s", time.as_secs()),
-            Self::OutOfTime(time) => write!(
-                f,
-                "the lab was stopped after {} s, the limit of the run",
-                time.as_secs()
-            ),
+            Self::OutOfTime(time) => {
+                write!(f, "the lab was stopped after {} s, the limit of the run", time.as_secs())
+            }
             Self::Interrupted(signal) => write!(f, "stopped by {signal}"),
             Self::QemuEnded(words) => write!(f, "QEMU ended before the job was done: {words}"),
             Self::Garbled(line) => write!(f, "the lab sent a line that is no message: {line}"),
@@ -97,17 +97,11 @@ impl Machine {
         let socket = directory.join("control");
         let listener = UnixListener::bind(&socket)?;
         let mut signals = SigSet::empty();
-        for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGCHLD,
-        ] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
             signals.add(signal);
         }
         signals.thread_block()?;
-        let signals =
-            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let mut qemu = self.command(directory, &socket)?.spawn()?;
         let end = self.attend(&mut qemu, &listener, &signals, directory, on_message);
         // The lab's disks are lost on purpose, so there is nothing to shut down in order.
@@ -120,77 +114,36 @@ impl Machine {
         // QEMU must not outlive us, even if we are killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-m", &self.memory.to_string()]);
         if self.deterministic {
             // Without erms and fsrm the kernel moves memory eight bytes an instruction, near what hardware costs;
             // with them TCG would count a byte an instruction.
-            command.args([
-                "-accel",
-                "tcg,thread=single",
-                "-icount",
-                "shift=0,sleep=off",
-                "-smp",
-                "1",
-            ]);
+            command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]);
             command.args(["-cpu", "max,-erms,-fsrm"]);
         } else {
-            command.args([
-                "-accel",
-                "tcg,thread=multi",
-                "-smp",
-                &self.cpus.to_string(),
-                "-cpu",
-                "max",
-            ]);
+            command.args(["-accel", "tcg,thread=multi", "-smp", &self.cpus.to_string(), "-cpu", "max"]);
         }
         command.arg("-kernel").arg(self.image.join("vmlinux"));
         command.arg("-initrd").arg(self.image.join("initrd"));
-        command.args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 oops=panic mitigations=off",
-        ]);
+        command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"]);
         // The lab's init expects these two to be vda and vdb.
-        let disks = [
-            ("root", self.image.join("root.img")),
-            ("payload", self.payload.clone()),
-        ];
-        let extra = self
-            .disks
-            .iter()
-            .map(|(name, file)| (name.as_str(), file.clone()));
+        let disks = [("root", self.image.join("root.img")), ("payload", self.payload.clone())];
+        let extra = self.disks.iter().map(|(name, file)| (name.as_str(), file.clone()));
         for (number, (name, file)) in disks.into_iter().chain(extra).enumerate() {
-            let serial = if number < 2 {
-                name.to_owned()
-            } else {
-                format!("disk-{name}")
-            };
+            let serial = if number < 2 { name.to_owned() } else { format!("disk-{name}") };
             let file = file.display().to_string().replace(',', ",,");
             command.arg("-drive");
-            command.arg(format!(
-                "id=d{number},if=none,format=raw,snapshot=on,cache=unsafe,file={file}"
-            ));
-            command
-                .arg("-device")
-                .arg(format!("virtio-blk-pci,drive=d{number},serial={serial}"));
+            command.arg(format!("id=d{number},if=none,format=raw,snapshot=on,cache=unsafe,file={file}"));
+            command.arg("-device").arg(format!("virtio-blk-pci,drive=d{number},serial={serial}"));
         }
-        command
-            .arg("-chardev")
-            .arg(format!("socket,id=control,path={}", socket.display()));
+        command.arg("-chardev").arg(format!("socket,id=control,path={}", socket.display()));
         command.args(["-device", "virtio-serial-pci", "-device"]);
         command.arg(format!("virtserialport,chardev=control,name={PORT}"));
         match self.console {
             Console::Log => {
                 let log = directory.join("console.log");
-                command
-                    .arg("-serial")
-                    .arg(format!("file:{}", log.display()));
+                command.arg("-serial").arg(format!("file:{}", log.display()));
                 command.stdin(Stdio::null()).stdout(Stdio::null());
             }
             Console::Terminal => {
@@ -218,7 +171,7 @@ impl Machine {
         loop {
             let quiet_limit = match (up, self.deterministic || self.console == Console::Terminal) {
                 (false, _) => Some(BOOT_LIMIT),
-                (true, false) => Some(SILENCE_LIMIT),
+                (true, false) => Some(self.silence),
                 (true, true) => None,
             };
             if let Some(limit) = quiet_limit.filter(|limit| last_word.elapsed() >= *limit) {
@@ -227,13 +180,9 @@ impl Machine {
             if let Some(limit) = self.timeout.filter(|limit| start.elapsed() >= *limit) {
                 return Ok(End::OutOfTime(limit));
             }
-            let fd = lines
-                .as_ref()
-                .map_or(listener.as_fd(), |lines| lines.socket.get_ref().as_fd());
-            let mut fds = [
-                PollFd::new(fd, PollFlags::POLLIN),
-                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            ];
+            let fd = lines.as_ref().map_or(listener.as_fd(), |lines| lines.socket.get_ref().as_fd());
+            let mut fds =
+                [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::from(1000u16))?;
             let heard = fds[0].any().unwrap_or(false);
 
@@ -251,9 +200,7 @@ impl Machine {
                                     on_message(message);
                                 }
                                 Err(_) => {
-                                    return Ok(End::Garbled(
-                                        String::from_utf8_lossy(&line).into_owned(),
-                                    ));
+                                    return Ok(End::Garbled(String::from_utf8_lossy(&line).into_owned()));
                                 }
                             }
                         }
@@ -261,10 +208,7 @@ impl Machine {
                 }
             }
             while let Some(signal) = signals.read_signal()? {
-                match i32::try_from(signal.ssi_signo)
-                    .ok()
-                    .and_then(|number| Signal::try_from(number).ok())
-                {
+                match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
                     Some(Signal::SIGCHLD) | None => {}
                     Some(signal) => return Ok(End::Interrupted(signal)),
                 }
@@ -282,18 +226,10 @@ impl Machine {
 /// Looks in the logs for the reason of a lab's unexpected end.
 fn why_it_ended(directory: &Path, status: ExitStatus) -> io::Result<End> {
     let console = directory.join("console.log");
-    let console = if console.exists() {
-        fs::read(console)?
-    } else {
-        Vec::new()
-    };
+    let console = if console.exists() { fs::read(console)? } else { Vec::new() };
     let console = String::from_utf8_lossy(&console);
-    let line_with = |words: &str| {
-        console
-            .lines()
-            .find(|line| line.contains(words))
-            .map(|line| line.trim().to_owned())
-    };
+    let line_with =
+        |words: &str| console.lines().find(|line| line.contains(words)).map(|line| line.trim().to_owned());
     if let Some(line) = line_with("Kernel panic") {
         return Ok(End::Panicked(line));
     }
@@ -313,11 +249,7 @@ struct Lines {
 
 impl Lines {
     fn new(socket: UnixStream) -> Self {
-        Self {
-            socket: BufReader::with_capacity(1 << 16, socket),
-            part: Vec::new(),
-            closed: false,
-        }
+        Self { socket: BufReader::with_capacity(1 << 16, socket), part: Vec::new(), closed: false }
     }
 
     /// The lines that what has arrived completes; waits if nothing has arrived.

@@ -31,16 +31,11 @@ impl Payload {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        let source = source
-            .canonicalize()
-            .map_err(|error| named(source, &error))?;
+        let source = source.canonicalize().map_err(|error| named(source, &error))?;
         if source.is_dir() {
             for entry in fs::read_dir(&source)? {
                 let entry = entry?;
-                self.add(
-                    &entry.path(),
-                    &format!("{at}/{}", entry.file_name().to_string_lossy()),
-                )?;
+                self.add(&entry.path(), &format!("{at}/{}", entry.file_name().to_string_lossy()))?;
             }
             return Ok(());
         }
@@ -67,16 +62,7 @@ impl Payload {
         fs::write(self.tree.join("job.json"), serde_json::to_vec(job)?)?;
         let size = (tree_size(&self.tree)? * 11 / 10 + SLACK) >> 10;
         let output = Command::new("mke2fs")
-            .args([
-                "-q",
-                "-t",
-                "ext4",
-                "-O",
-                "^has_journal",
-                "-E",
-                "root_owner=0:0",
-                "-d",
-            ])
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"])
             .arg(&self.tree)
             .arg(image)
             .arg(format!("{size}k"))
@@ -84,10 +70,7 @@ impl Payload {
             .map_err(|error| named(Path::new("mke2fs"), &error))?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!(
-                "mke2fs could not make the payload: {}",
-                text.trim()
-            )));
+            return Err(io::Error::other(format!("mke2fs could not make the payload: {}", text.trim())));
         }
         fs::remove_dir_all(&self.tree)
     }
@@ -98,11 +81,7 @@ fn tree_size(directory: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        sum += if metadata.is_dir() {
-            tree_size(&entry.path())?
-        } else {
-            metadata.len()
-        };
+        sum += if metadata.is_dir() { tree_size(&entry.path())? } else { metadata.len() };
     }
     Ok(sum)
 }

@@ -56,6 +56,13 @@ pub struct Test {
     pub name: String,
 }
 
+impl Test {
+    /// What reports and filters call it.
+    pub fn full_name(&self) -> String {
+        format!("{} {}", self.suite, self.name)
+    }
+}
+
 /// How a test ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -70,11 +77,16 @@ pub enum Outcome {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
     /// The lab is up, with this kernel, so many milliseconds after its kernel started.
-    Up { kernel: String, millis: u64 },
+    Up {
+        kernel: String,
+        millis: u64,
+    },
     /// The lab lives.
     Beat,
     /// Test number so-and-so of the plan has started.
-    Started { test: usize },
+    Started {
+        test: usize,
+    },
     Ended {
         test: usize,
         outcome: Outcome,
@@ -82,11 +94,19 @@ pub enum Message {
         output: String,
     },
     /// What the command wrote.
-    Output { stream: Stream, bytes: Bytes },
+    Output {
+        stream: Stream,
+        bytes: Bytes,
+    },
     /// A file the job left in its output directory.
-    File { name: String, bytes: Bytes },
+    File {
+        name: String,
+        bytes: Bytes,
+    },
     /// The job is over, with this exit status. Nothing follows.
-    Done { status: i32 },
+    Done {
+        status: i32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,9 +130,7 @@ impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?
             .chars()
-            .map(|c| {
-                u8::try_from(c).map_err(|_| serde::de::Error::custom("a character beyond one byte"))
-            })
+            .map(|c| u8::try_from(c).map_err(|_| serde::de::Error::custom("a character beyond one byte")))
             .collect::<Result<_, _>>()
             .map(Self)
     }

@@ -17,7 +17,7 @@ pub struct Report {
 impl Report {
     /// Takes in one result and prints its line; of a test that failed also its output.
     pub fn add(&mut self, test: &Test, outcome: Outcome, time: Duration, output: &str) {
-        let name = format!("{} {}", test.suite, test.name);
+        let name = test.full_name();
         let word = match &outcome {
             Outcome::Passed => "PASS",
             Outcome::Failed(_) => "FAIL",
@@ -66,12 +66,7 @@ impl Report {
                 println!("  {name}: {reason}");
             }
         }
-        println!(
-            "\n{} passed, {} failed, {} skipped",
-            self.passed,
-            self.failed.len(),
-            self.skipped.len()
-        );
+        println!("\n{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len());
         self.failed.is_empty()
     }
 }

@@ -25,12 +25,7 @@ const OUTPUT_LIMIT: u64 = 128 * 1024;
 #[derive(Debug)]
 pub enum Event {
     Started(usize),
-    Ended {
-        test: usize,
-        outcome: Outcome,
-        time: Duration,
-        output: String,
-    },
+    Ended { test: usize, outcome: Outcome, time: Duration, output: String },
 }
 
 /// Runs every test of the plan, some at a time, in order.
@@ -48,28 +43,16 @@ pub fn run(plan: &Plan, env: &[(String, String)], report: &(dyn Fn(Event) + Sync
                     let start = Instant::now();
                     let (outcome, output) = run_one(test, env, Duration::from_secs(plan.timeout))
                         .unwrap_or_else(|error| {
-                            (
-                                Outcome::Failed(format!("did not start: {error}")),
-                                String::new(),
-                            )
+                            (Outcome::Failed(format!("did not start: {error}")), String::new())
                         });
-                    report(Event::Ended {
-                        test: number,
-                        outcome,
-                        time: start.elapsed(),
-                        output,
-                    });
+                    report(Event::Ended { test: number, outcome, time: start.elapsed(), output });
                 }
             });
         }
     });
 }
 
-fn run_one(
-    test: &Test,
-    env: &[(String, String)],
-    timeout: Duration,
-) -> io::Result<(Outcome, String)> {
+fn run_one(test: &Test, env: &[(String, String)], timeout: Duration) -> io::Result<(Outcome, String)> {
     // A file and not a pipe: a process the test leaves behind cannot make us wait for its end.
     let mut output = tempfile::tempfile()?;
     let child = Command::new(&test.program)
@@ -101,12 +84,8 @@ pub fn wait(mut child: Child, timeout: Duration) -> io::Result<Option<ExitStatus
         }
         match in_time {
             Ok(status) => status.map(Some),
-            Err(RecvTimeoutError::Timeout) => {
-                receiver.recv().map_err(io::Error::other)?.map(|_| None)
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(io::Error::other("the waiting thread is gone"))
-            }
+            Err(RecvTimeoutError::Timeout) => receiver.recv().map_err(io::Error::other)?.map(|_| None),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the waiting thread is gone")),
         }
     })
 }
@@ -162,18 +141,10 @@ pub fn list(suite: &str, program: &Path, directory: &Path) -> io::Result<Vec<(Te
             .stdin(Stdio::null())
             .output()?;
         if !output.status.success() {
-            return Err(io::Error::other(format!(
-                "{} --list: {}",
-                program.display(),
-                output.status
-            )));
+            return Err(io::Error::other(format!("{} --list: {}", program.display(), output.status)));
         }
         let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text
-            .lines()
-            .filter_map(|line| line.strip_suffix(": test"))
-            .map(str::to_owned)
-            .collect())
+        Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     };
     let ignored = names(&["--ignored"])?;
     let test = |name: String| {
@@ -213,14 +184,8 @@ mod tests {
     #[test]
     fn the_marker_counts_only_in_a_test_that_did_not_fail() {
         let output = format!("{}no such thing\n{OK}", rvm_tests::CANNOT_RUN);
-        assert_eq!(
-            judge(exit(0), &output),
-            Outcome::CouldNotRun("no such thing".into())
-        );
-        assert_eq!(
-            judge(exit(101), &output),
-            Outcome::Failed("panicked".into())
-        );
+        assert_eq!(judge(exit(0), &output), Outcome::CouldNotRun("no such thing".into()));
+        assert_eq!(judge(exit(101), &output), Outcome::Failed("panicked".into()));
     }
 
     #[test]

@@ -49,17 +49,10 @@ pub fn build(arguments: &[&str]) -> io::Result<Vec<Program>> {
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
-        return Err(io::Error::other(format!(
-            "cargo {} failed",
-            arguments.join(" ")
-        )));
+        return Err(io::Error::other(format!("cargo {} failed", arguments.join(" "))));
     }
     let mut programs = Vec::new();
-    for line in output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
+    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let message: CargoMessage = serde_json::from_slice(line)?;
         programs.extend(program(message));
     }
@@ -79,10 +72,5 @@ fn program(message: CargoMessage) -> Option<Program> {
         Some("bin") => format!("{package}/{}", target.name),
         _ => target.name.clone(),
     };
-    Some(Program {
-        suite,
-        target: target.name,
-        file: message.executable?,
-        directory,
-    })
+    Some(Program { suite, target: target.name, file: message.executable?, directory })
 }

@@ -1,0 +1,191 @@
+//! `lab test`: the workspace's tests, each where it belongs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rvm_tests::artifact;
+
+use crate::machine::End;
+use crate::protocol::{Message, PAYLOAD, Plan, Test, Work};
+use crate::report::Report;
+use crate::runner::{self, Event};
+use crate::suite::{self, Program};
+use crate::visit::{self, Surroundings, Visit};
+
+/// The targets of this package whose tests need KVM. The second is the harness's own material: tests that go
+/// wrong, in every way there is, and are run only by name.
+const NEED_KVM: [&str; 2] = ["e2e", "cases"];
+
+/// How many tests the lab runs at a time.
+const LAB_JOBS: usize = 2;
+
+#[derive(Args)]
+pub struct TestArgs {
+    /// Only tests whose name ("suite test") contains one of these.
+    filters: Vec<String>,
+    /// Only this test target of rvm-tests (e2e: the end-to-end tests).
+    #[arg(long)]
+    target: Option<String>,
+    /// Use the lab even where this machine's KVM is real.
+    #[arg(long)]
+    lab: bool,
+    /// Seconds after which one test is killed.
+    #[arg(long, default_value_t = 300)]
+    test_timeout: u64,
+    /// Seconds after which the lab is stopped.
+    #[arg(long, default_value_t = 1800)]
+    timeout: u64,
+    /// Seconds without a sign of life after which the lab counts as hung.
+    #[arg(long, default_value_t = 120)]
+    silence: u64,
+}
+
+/// Runs the workspace's tests; the status is 0 if none failed.
+pub fn test(arguments: &TestArgs) -> io::Result<i32> {
+    let start = Instant::now();
+    let mut build = vec!["test", "--no-run"];
+    match &arguments.target {
+        Some(target) => build.extend(["--package", "rvm-tests", "--test", target]),
+        None => build.push("--workspace"),
+    }
+    let programs = suite::build(&build)?;
+    let (need_kvm, ordinary): (Vec<_>, Vec<_>) =
+        programs.into_iter().partition(|program| NEED_KVM.contains(&program.target.as_str()));
+    let mut report = Report::default();
+
+    let plan = arguments.plan(&ordinary, &mut report)?;
+    if !plan.tests.is_empty() {
+        println!("{} tests on this machine", plan.tests.len());
+        test_here(&plan, &[], &mut report);
+    }
+    let plan = arguments.plan(&need_kvm, &mut report)?;
+    if !plan.tests.is_empty() {
+        let why_lab = if arguments.lab { Err("asked for".into()) } else { rvm_tests::kvm::real() };
+        match why_lab {
+            Ok(()) => {
+                println!("{} end-to-end tests on this machine's KVM", plan.tests.len());
+                test_on_own_kvm(&plan, &mut report)?;
+            }
+            Err(reason) => {
+                println!("{} end-to-end tests in the nested lab ({reason})", plan.tests.len());
+                test_in_lab(&need_kvm, plan, arguments, &mut report)?;
+            }
+        }
+    }
+    println!("\nall of it took {} s", start.elapsed().as_secs());
+    Ok(i32::from(!report.finish()))
+}
+
+impl TestArgs {
+    /// The tests of these programs that the filters let through.
+    fn plan(&self, programs: &[Program], report: &mut Report) -> io::Result<Plan> {
+        let mut tests = Vec::new();
+        for program in programs {
+            for (test, ignored) in runner::list(&program.suite, &program.file, &program.directory)? {
+                let name = test.full_name();
+                if !self.filters.is_empty() && !self.filters.iter().any(|filter| name.contains(filter)) {
+                    continue;
+                }
+                if ignored {
+                    report.skip(name, "marked #[ignore]".into());
+                } else {
+                    tests.push(test);
+                }
+            }
+        }
+        let jobs = std::thread::available_parallelism()?.get();
+        Ok(Plan { tests, jobs, timeout: self.test_timeout })
+    }
+}
+
+fn test_here(plan: &Plan, env: &[(String, String)], report: &mut Report) {
+    let report = Mutex::new(report);
+    runner::run(plan, env, &|event| {
+        if let Event::Ended { test, outcome, time, output } = event
+            && let Some(test) = plan.tests.get(test)
+        {
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.add(test, outcome, time, &output);
+        }
+    });
+}
+
+/// Gives the tests what the lab would give them.
+fn test_on_own_kvm(plan: &Plan, report: &mut Report) -> io::Result<()> {
+    let directory = tempfile::Builder::new().prefix("rvm-test-").tempdir()?;
+    // Tests write to their disks, and the cache must not see it.
+    let debian = directory.path().join("debian.ext4");
+    let copied = Command::new("cp")
+        .args(["--sparse=always", "--reflink=auto"])
+        .args([&debian_image()?, &debian])
+        .status()?;
+    if !copied.success() {
+        return Err(io::Error::other(format!("cannot copy the Debian disk to {}", debian.display())));
+    }
+    let out = directory.path().join("out");
+    fs::create_dir(&out)?;
+    let env = [
+        (artifact::disk_variable("debian"), debian.display().to_string()),
+        ("RVM_OUT".to_owned(), out.display().to_string()),
+    ];
+    test_here(plan, &env, report);
+    Ok(())
+}
+
+fn debian_image() -> io::Result<PathBuf> {
+    Ok(visit::image("debian")?.join("debian.ext4"))
+}
+
+fn test_in_lab(
+    programs: &[Program],
+    mut plan: Plan,
+    arguments: &TestArgs,
+    report: &mut Report,
+) -> io::Result<()> {
+    let mut surroundings = Surroundings::for_tests();
+    surroundings.disks.push(format!("debian={}", debian_image()?.display()));
+    let mut visit = Visit::prepare(&surroundings)?;
+    visit.silence_limit(Duration::from_secs(arguments.silence));
+    for program in programs {
+        visit.payload.add(&program.file, &format!("tests/{}", program.suite))?;
+    }
+    for test in &mut plan.tests {
+        test.program = Path::new(PAYLOAD).join("tests").join(&test.suite);
+        test.directory = "/root".into();
+    }
+    plan.jobs = LAB_JOBS;
+
+    let mut waiting: Vec<Option<Test>> = plan.tests.iter().cloned().map(Some).collect();
+    let mut running = Vec::new();
+    let timeout = Some(Duration::from_secs(arguments.timeout));
+    let end = visit.start(Work::Tests(plan), timeout, &mut |message| match message {
+        Message::Up { kernel, millis } => {
+            let time = Duration::from_millis(millis);
+            println!("the lab is up: Linux {kernel}, {:.1} s", time.as_secs_f64());
+        }
+        Message::Started { test } => running.push(test),
+        Message::Ended { test, outcome, millis, output } => {
+            running.retain(|number| *number != test);
+            if let Some(test) = waiting.get_mut(test).and_then(Option::take) {
+                report.add(&test, outcome, Duration::from_millis(millis), &output);
+            }
+        }
+        _ => {}
+    })?;
+
+    // Every test of the plan has a result, or the reason why it has none.
+    let lost = waiting.into_iter().enumerate().filter_map(|(number, test)| Some((number, test?)));
+    for (number, test) in lost {
+        let when = if running.contains(&number) { "while it ran" } else { "before its turn" };
+        report.missing(test.full_name(), format!("{when}: {end}"));
+    }
+    if end != End::Done(0) {
+        report.missing("the lab itself".into(), end.to_string());
+    }
+    Ok(())
+}
