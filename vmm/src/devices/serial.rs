@@ -94,7 +94,8 @@ impl Serial {
         self.uart.enqueue_raw_bytes(taken).unwrap_or(0)
     }
 
-    /// Whether output waits for the writer to be ready; when it is, the main thread calls [`Self::flush`].
+    /// Whether output waits for the writer to be ready. While it does, the main thread watches the writer's
+    /// descriptor, and calls [`Self::flush`] when that is writable.
     pub fn output_blocked(&self) -> bool {
         self.uart.writer().blocked
     }
@@ -103,8 +104,7 @@ impl Serial {
     pub fn flush(&mut self) {
         let transmitter = self.uart.writer_mut();
         let was_full = transmitter.is_full();
-        transmitter.blocked = false;
-        self.send();
+        transmitter.send();
         if was_full && !self.uart.writer().is_full() {
             // The driver was told "busy"; enabling the interrupt that is enabled tells it "empty" again. With
             // the divisor there instead, this changes nothing, and the driver enables interrupts itself.
@@ -211,6 +211,7 @@ impl Transmitter {
                 Err(_) => self.backlog.clear(),
             }
         }
+        self.blocked = false;
         true
     }
 }
@@ -346,6 +347,9 @@ mod tests {
         // The driver takes the interrupt and is told "busy"; room is a new interrupt.
         irq.read().unwrap();
         register(&mut serial, 2);
+        serial.flush();
+        assert!(serial.output_blocked());
+        assert!(serial.attention().read().is_err(), "who flushes sees for himself what is left");
         let mut received = 0;
         while serial.output_blocked() {
             received += output(&mut pipe).len();
