@@ -11,6 +11,7 @@
 //! A device says what it is ([`VirtioDevice`]) and works on the queues it is given until told to stop. It
 //! knows neither registers nor threads. The queues cannot change under it: it owns them while it runs.
 
+pub mod block;
 pub mod config_space;
 pub mod interrupt;
 pub mod mmio;
@@ -154,6 +155,14 @@ pub enum DeviceError {
         /// What is wrong with it.
         #[source]
         source: virtio_queue::Error,
+    },
+    /// The driver made a chain available that has no place for the device's answer.
+    #[error("the chain at descriptor {head} of queue {index} cannot be answered")]
+    Chain {
+        /// The queue's index.
+        index: usize,
+        /// The chain's first descriptor.
+        head: u16,
     },
     /// A queue that the device cannot work without was not set up.
     #[error("the driver did not set up queue {0}")]

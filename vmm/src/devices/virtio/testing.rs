@@ -42,6 +42,8 @@ pub enum Part {
     Readable(u64, u32),
     /// The device writes up to this many bytes at the address.
     Writable(u64, u32),
+    /// A table of descriptors, of this many bytes at the address.
+    Indirect(u64, u32),
 }
 
 /// A machine with one device, and the device's driver.
@@ -155,16 +157,21 @@ impl Driver {
             let (address, length, write) = match *part {
                 Part::Readable(address, length) => (address, length, 0_u16),
                 Part::Writable(address, length) => (address, length, 2),
+                Part::Indirect(address, length) => (address, length, 4),
             };
             let next = u16::from(index + 1 < parts.len());
-            let at = GuestAddress(ring.descriptors + 16 * u64::from(this));
-            self.memory.write_obj(address, at).unwrap();
-            self.memory.write_obj(length, GuestAddress(at.0 + 8)).unwrap();
-            self.memory.write_obj(write | next, GuestAddress(at.0 + 12)).unwrap();
-            self.memory.write_obj(ring.next_descriptor, GuestAddress(at.0 + 14)).unwrap();
+            let at = ring.descriptors + 16 * u64::from(this);
+            write_descriptor(&self.memory, at, address, length, write | next, ring.next_descriptor);
         }
         self.repost(queue, head);
         head
+    }
+
+    /// Writes descriptor `index` of `queue` as it is given: address, length, flags, next.
+    pub fn set_descriptor(&mut self, queue: usize, index: u16, fields: (u64, u32, u16, u16)) {
+        let at = self.queues[queue].descriptors + 16 * u64::from(index);
+        let (address, length, flags, next) = fields;
+        write_descriptor(&self.memory, at, address, length, flags, next);
     }
 
     /// Makes the chain at `head` available again, whether or not the device has used it.
@@ -238,6 +245,14 @@ impl Driver {
             self.wait_interrupt();
         }
     }
+}
+
+/// Writes a descriptor (virtio 1.2, section 2.7.5) at `at`.
+fn write_descriptor(memory: &GuestMemoryMmap, at: u64, address: u64, length: u32, flags: u16, next: u16) {
+    memory.write_obj(address, GuestAddress(at)).unwrap();
+    memory.write_obj(length, GuestAddress(at + 8)).unwrap();
+    memory.write_obj(flags, GuestAddress(at + 12)).unwrap();
+    memory.write_obj(next, GuestAddress(at + 14)).unwrap();
 }
 
 /// Waits until `fd` is readable. An error of kind `TimedOut` when it is not in time.

@@ -1,0 +1,155 @@
+//! The host's file or block device behind a disk, and what is done to it by one system call after the other.
+
+#![allow(unsafe_code, reason = "vectored I/O on guest memory, and ioctls of block devices")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use libc::{c_int, off_t};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use vm_memory::GuestMemoryMmap;
+
+use super::buffers::{Buffers, OutsideMemory};
+use super::request::{Direction, Segment, Transfer};
+
+/// Zeroes to write where the host's file system has no call for it.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+mod ioctls {
+    //! Of linux/fs.h.
+    nix::ioctl_read_bad!(blkroget, nix::request_code_none!(0x12, 94), libc::c_int);
+    nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+}
+
+/// An open disk.
+#[derive(Debug)]
+pub struct DiskFile {
+    /// The file.
+    pub file: File,
+    /// A block device rather than a regular file.
+    pub block_device: bool,
+}
+
+impl DiskFile {
+    /// Whether the host lets nobody write to this block device.
+    pub fn write_protected(&self) -> io::Result<bool> {
+        let mut answer: c_int = 0;
+        // SAFETY: BLKROGET writes one int through the pointer, which is of `answer`.
+        unsafe { ioctls::blkroget(self.file.as_raw_fd(), &mut answer) }?;
+        Ok(answer != 0)
+    }
+
+    /// Carries out all of `transfer` on `segments`, through `buffers`; a write is `durable` when it returns if
+    /// so asked. The length of the segments is the transfer's. EFAULT when they leave guest memory.
+    pub fn transfer(
+        &self,
+        transfer: Transfer,
+        durable: bool,
+        memory: &GuestMemoryMmap,
+        segments: &[Segment],
+        buffers: &mut Buffers,
+    ) -> io::Result<()> {
+        buffers.map(memory, segments).map_err(|OutsideMemory| Errno::EFAULT)?;
+        let mut offset = transfer.offset;
+        while !buffers.remaining().is_empty() {
+            let done = match self.transfer_once(transfer.direction, durable, buffers, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The file was cut off after it was opened.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                done => done?,
+            };
+            buffers.advance(done);
+            offset = offset.saturating_add(done as u64);
+        }
+        Ok(())
+    }
+
+    /// One system call for what `buffers` has left; gives the bytes transferred. `buffers` is of memory that
+    /// is mapped.
+    fn transfer_once(
+        &self,
+        direction: Direction,
+        durable: bool,
+        buffers: &Buffers,
+        offset: u64,
+    ) -> io::Result<usize> {
+        let fd = self.file.as_raw_fd();
+        let iovecs = buffers.remaining();
+        // At most three pieces a segment.
+        let count = c_int::try_from(iovecs.len()).map_err(io::Error::other)?;
+        let offset = off_t::try_from(offset).map_err(io::Error::other)?;
+        let done = match direction {
+            Direction::Read => {
+                // SAFETY: `iovecs` holds `count` entries, each of guest memory that stays mapped over the
+                // call. No Rust reference into guest memory exists.
+                unsafe { libc::preadv(fd, iovecs.as_ptr(), count, offset) }
+            }
+            Direction::Write => {
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                // SAFETY: as above; guest memory is only read.
+                unsafe { libc::pwritev2(fd, iovecs.as_ptr(), count, offset, flags) }
+            }
+        };
+        usize::try_from(done).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Makes everything written so far durable.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Forgets what `range` holds; it may read as anything then.
+    pub fn discard(&self, range: &Range<u64>) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        if !self.block_device {
+            return self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, range);
+        }
+        let argument = [range.start, length(range)];
+        // SAFETY: BLKDISCARD reads two u64 through the pointer, which is of `argument`.
+        unsafe { ioctls::blkdiscard(self.file.as_raw_fd(), &argument) }?;
+        Ok(())
+    }
+
+    /// Fills `range` with zeroes; the host may take its blocks back if `unmap`.
+    pub fn write_zeroes(&self, range: &Range<u64>, unmap: bool) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mode = match unmap {
+            true => FallocateFlags::FALLOC_FL_PUNCH_HOLE,
+            false => FallocateFlags::FALLOC_FL_ZERO_RANGE,
+        };
+        match self.allocate(mode, range) {
+            // EINVAL: a block device whose own blocks are larger than the range is aligned to.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
+                self.write_out_zeroes(range)
+            }
+            result => result,
+        }
+    }
+
+    fn write_out_zeroes(&self, range: &Range<u64>) -> io::Result<()> {
+        for offset in range.clone().step_by(ZEROES.len()) {
+            let left = range.end.saturating_sub(offset);
+            let now = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROES.len());
+            self.file.write_all_at(ZEROES.get(..now).unwrap_or_default(), offset)?;
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, mode: FallocateFlags, range: &Range<u64>) -> io::Result<()> {
+        let offset = off_t::try_from(range.start).map_err(io::Error::other)?;
+        let length = off_t::try_from(length(range)).map_err(io::Error::other)?;
+        Ok(fallocate(&self.file, mode | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)?)
+    }
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
