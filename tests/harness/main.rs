@@ -6,7 +6,13 @@ use std::fs;
 use std::process::{Command, Output};
 
 fn lab(arguments: &[&str]) -> (Output, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).output().unwrap();
+    // The logs of labs that end badly stay in their temporary directory; here that is wanted of many.
+    let temporary = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(arguments)
+        .env("TMPDIR", temporary.path())
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // Shown when this test fails; not at the start of a line, where the runner would take it for our own.
     for line in text.lines().chain(String::from_utf8_lossy(&output.stderr).lines()) {

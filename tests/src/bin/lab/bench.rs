@@ -20,7 +20,7 @@ pub struct BenchArgs {
 
 /// Runs the benchmarks one after the other, each in a deterministic lab of its own.
 pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
-    let programs = suite::build(&["bench", "--no-run", "--package", "rvm-tests", "--benches"])?;
+    let programs = suite::build(&["bench", "--no-run", "--package", "rvm-tests", "--bench", "*"])?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     let mut worst = 0;
     for program in programs {

@@ -24,6 +24,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// A lab that beats and has said nothing for so long has hung.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
+/// A panic ends QEMU (`-no-reboot`); and a busy machine must not make the kernel doubt the emulated timer.
+const KERNEL_OPTIONS: &str = "quiet panic=-1 oops=panic mitigations=off no_timer_check";
+
 /// What the lab is like.
 #[derive(Debug)]
 pub struct Machine {
@@ -126,7 +129,7 @@ impl Machine {
         }
         command.arg("-kernel").arg(self.image.join("vmlinux"));
         command.arg("-initrd").arg(self.image.join("initrd"));
-        command.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"]);
+        command.args(["-append", &format!("console=ttyS0 {KERNEL_OPTIONS}")]);
         // The lab's init expects these two to be vda and vdb.
         let disks = [("root", self.image.join("root.img")), ("payload", self.payload.clone())];
         let extra = self.disks.iter().map(|(name, file)| (name.as_str(), file.clone()));

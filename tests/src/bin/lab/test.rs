@@ -17,9 +17,11 @@ use crate::runner::{self, Event};
 use crate::suite::{self, Program};
 use crate::visit::{self, Surroundings, Visit};
 
-/// The targets of this package whose tests need KVM. The second is the harness's own material: tests that go
-/// wrong, in every way there is, and are run only by name.
-const NEED_KVM: [&str; 2] = ["e2e", "cases"];
+/// The target whose tests need KVM.
+const E2E: &str = "e2e";
+
+/// The harness's own material: tests that go wrong, in every way there is. They run only where they are asked for.
+const CASES: &str = "cases";
 
 /// How many tests the lab runs at a time.
 const LAB_JOBS: usize = 2;
@@ -48,14 +50,18 @@ pub struct TestArgs {
 /// Runs the workspace's tests; the status is 0 if none failed.
 pub fn test(arguments: &TestArgs) -> io::Result<i32> {
     let start = Instant::now();
-    let mut build = vec!["test", "--no-run"];
+    // The tests of a target that `cargo test` leaves out (`test = false`) are found only by name.
+    let mut build = vec!["test", "--no-run", "--workspace"];
     match &arguments.target {
-        Some(target) => build.extend(["--package", "rvm-tests", "--test", target]),
-        None => build.push("--workspace"),
+        Some(target) => build.extend(["--test", target]),
+        None => build.extend(["--lib", "--bins", "--test", "*"]),
     }
-    let programs = suite::build(&build)?;
+    let mut programs = suite::build(&build)?;
+    if arguments.target.is_none() {
+        programs.retain(|program| program.target != CASES);
+    }
     let (need_kvm, ordinary): (Vec<_>, Vec<_>) =
-        programs.into_iter().partition(|program| NEED_KVM.contains(&program.target.as_str()));
+        programs.into_iter().partition(|program| [E2E, CASES].contains(&program.target.as_str()));
     let mut report = Report::default();
 
     let plan = arguments.plan(&ordinary, &mut report)?;

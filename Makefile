@@ -1,0 +1,27 @@
+# The project's commands. Long output goes to target/log/.
+SHELL := /bin/bash
+LAB := cargo run --quiet --package rvm-tests --bin lab --
+
+.PHONY: help build test lab bench fuzz clean
+
+help: ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+build: ## rvm, its agent and its guest, in target/release
+	@.ci/build
+
+test: build  ## every test; what needs KVM in the nested lab where this machine's is not real
+	@$(LAB) test
+
+lab: build  ## a shell in the nested lab, with the programs built here
+	@$(LAB) shell
+
+bench: build  ## the benchmarks, in lab time (executed instructions)
+	@$(LAB) bench
+
+fuzz: ## each fuzz target for 20 seconds
+	@tests/fuzz/run 20
+
+clean: ## everything built here; what is slow to build stays in the cache (see docs/testing.md)
+	@cargo clean
+	@rm -rf tests/fuzz/target
