@@ -1,8 +1,22 @@
 //! The rvm virtual machine monitor: a small set of devices around KVM.
 //!
-//! `vm` holds the boot recipe; everything else is called from there, downwards.
+//! [`vm`] holds the boot recipe; everything else is called from there, downwards.
 
+pub mod arch;
+pub mod boot;
 pub mod bus;
+pub mod cli;
+pub mod console;
 pub mod devices;
 pub mod doctor;
 pub mod event_loop;
+pub mod guest_files;
+pub mod kvm;
+pub mod logging;
+pub mod memory;
+pub mod run;
+pub mod seccomp;
+pub mod stats;
+pub mod timing;
+pub mod vcpu;
+pub mod vm;

@@ -17,6 +17,7 @@ use std::thread::{Builder, JoinHandle};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Activation, VirtioDevice};
+use crate::logging;
 
 /// What the transport asks of the worker's thread.
 enum Order {
@@ -112,7 +113,7 @@ fn serve(
             Order::Reset => device.reset(),
             Order::Run(mut activation) => {
                 if let Err(error) = device.run(&mut activation) {
-                    log::warn!("{} device: {}", device.kind().name(), chain(&error));
+                    log::warn!("{} device: {}", device.kind().name(), logging::chain(&error));
                     activation.interrupt.ask_for_reset();
                 }
                 if outbox.send(activation).is_err() {
@@ -122,15 +123,4 @@ fn serve(
         }
     }
     device
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

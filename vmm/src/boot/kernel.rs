@@ -1,0 +1,263 @@
+//! Loading a kernel: ELF `vmlinux` (System V ABI, chapters 4 and 5) or `bzImage` (Linux boot protocol),
+//! recognised by content.
+//!
+//! The file is the user's, not the guest's, but it may be anything: what is wrong with it is said in the user's
+//! words before a loader sees it.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use linux_loader::loader::elf::PvhBootCapability;
+use linux_loader::loader::{BzImage, Elf, KernelLoader};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::{NamedFile, SetupHeader};
+use crate::arch::native::layout;
+use crate::arch::native::regs::Entry;
+
+/// A kernel in guest memory.
+#[derive(Debug)]
+pub struct LoadedKernel {
+    /// How to enter it.
+    pub entry: Entry,
+    /// The first address after it.
+    pub end: u64,
+    /// A bzImage's setup header.
+    pub setup_header: Option<SetupHeader>,
+}
+
+/// Why a file cannot be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The path is a directory.
+    #[error("cannot boot kernel '{0}': it is a directory; give an ELF vmlinux or a bzImage")]
+    Directory(PathBuf),
+    /// No byte in it.
+    #[error("cannot boot kernel '{0}': the file is empty; give an ELF vmlinux or a bzImage")]
+    Empty(PathBuf),
+    /// Neither of the formats.
+    #[error("cannot boot kernel '{0}': it is neither an ELF vmlinux nor a bzImage")]
+    Format(PathBuf),
+    /// Made for other processors.
+    #[error("cannot boot kernel '{path}': it is for {machine}, this machine is x86-64")]
+    Architecture {
+        /// The kernel's path.
+        path: PathBuf,
+        /// What it is for.
+        machine: String,
+    },
+    /// Cut short.
+    #[error("cannot boot kernel '{0}': the file is truncated; build or copy it again")]
+    Truncated(PathBuf),
+    /// Does not fit.
+    #[error(
+        "cannot boot kernel '{path}': it needs memory up to {needed} MiB, the VM has {size} MiB there; give the \
+         VM more memory"
+    )]
+    Memory {
+        /// The kernel's path.
+        path: PathBuf,
+        /// End of the kernel in memory, in MiB, rounded up.
+        needed: u64,
+        /// The machine's low RAM, in MiB.
+        size: u64,
+    },
+    /// A format that claims what cannot be.
+    #[error("cannot boot kernel '{path}': the image is damaged ({reason})")]
+    Damaged {
+        /// The kernel's path.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// The host cannot read it.
+    #[error("cannot read kernel '{path}'")]
+    Read {
+        /// The kernel's path.
+        path: PathBuf,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the first bytes of a file say it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    Elf,
+    BzImage,
+}
+
+/// Bytes from the start of a file that tell its format: up to the bzImage's magic and version.
+const HEAD: usize = 0x238;
+/// ELF header: class, data encoding, machine (chapter 4).
+const EI_CLASS: usize = 4;
+const ELFCLASS64: u8 = 2;
+const EM_X86_64: u16 = 62;
+/// Offset of the 64-bit entry from the start of a loaded bzImage (boot protocol 2.12).
+const BZIMAGE_ENTRY_64: u64 = 0x200;
+/// Offset and bit of `xloadflags` that say that the 64-bit entry exists.
+const XLOADFLAGS: usize = 0x236;
+const XLF_KERNEL_64: u8 = 1;
+
+/// Loads the kernel of `image` at the addresses it asks for.
+pub(super) fn load(memory: &GuestMemoryMmap, mut image: NamedFile) -> Result<LoadedKernel, KernelError> {
+    let size = check_file(&image)?;
+    let head = read_head(&mut image)?;
+    match format(&head, &image.path)? {
+        Format::Elf => load_elf(memory, image, size),
+        Format::BzImage => load_bzimage(memory, image, size, &head),
+    }
+}
+
+/// The file's length, if it is a file with anything in it.
+fn check_file(image: &NamedFile) -> Result<u64, KernelError> {
+    let path = || image.path.clone();
+    let metadata = image.file.metadata().map_err(|source| KernelError::Read { path: path(), source })?;
+    if metadata.is_dir() {
+        return Err(KernelError::Directory(path()));
+    }
+    if metadata.is_file() && metadata.len() == 0 {
+        return Err(KernelError::Empty(path()));
+    }
+    Ok(metadata.len())
+}
+
+fn read_head(image: &mut NamedFile) -> Result<Vec<u8>, KernelError> {
+    let mut head = Vec::with_capacity(HEAD);
+    let read = (&image.file).take(HEAD as u64).read_to_end(&mut head);
+    let read = read.and_then(|_| image.file.rewind());
+    read.map_err(|source| KernelError::Read { path: image.path.clone(), source })?;
+    Ok(head)
+}
+
+fn format(head: &[u8], path: &std::path::Path) -> Result<Format, KernelError> {
+    if head.starts_with(b"\x7fELF") {
+        return check_elf_machine(head, path).map(|()| Format::Elf);
+    }
+    if head.get(0x202..0x206) == Some(b"HdrS") {
+        return match head.get(XLOADFLAGS) {
+            Some(flags) if flags & XLF_KERNEL_64 != 0 => Ok(Format::BzImage),
+            Some(_) => {
+                Err(KernelError::Architecture { path: path.to_owned(), machine: "32-bit x86".to_owned() })
+            }
+            None => Err(KernelError::Truncated(path.to_owned())),
+        };
+    }
+    // The arm64 image header has its magic at 0x38 (Documentation/arch/arm64/booting.rst of Linux).
+    if head.get(0x38..0x3c) == Some(b"ARM\x64") {
+        return Err(KernelError::Architecture { path: path.to_owned(), machine: "arm64".to_owned() });
+    }
+    Err(KernelError::Format(path.to_owned()))
+}
+
+fn check_elf_machine(head: &[u8], path: &std::path::Path) -> Result<(), KernelError> {
+    let (Some(class), Some(machine)) = (head.get(EI_CLASS), head.get(18..20)) else {
+        return Err(KernelError::Truncated(path.to_owned()));
+    };
+    let machine = machine.iter().rev().fold(0_u16, |number, byte| number << 8 | u16::from(*byte));
+    let name = match (*class, machine) {
+        (ELFCLASS64, EM_X86_64) => return Ok(()),
+        (_, 3) => "32-bit x86".to_owned(),
+        (_, 40) => "32-bit Arm".to_owned(),
+        (_, 183) => "arm64".to_owned(),
+        (_, 243) => "RISC-V".to_owned(),
+        (_, other) => format!("ELF machine {other}"),
+    };
+    Err(KernelError::Architecture { path: path.to_owned(), machine: name })
+}
+
+fn load_elf(memory: &GuestMemoryMmap, mut image: NamedFile, size: u64) -> Result<LoadedKernel, KernelError> {
+    check_segments(memory, &mut image, size)?;
+    let loaded = Elf::load(memory, None, &mut image.file, Some(GuestAddress(layout::HIGH_RAM)));
+    let loaded = loaded.map_err(|error| damaged(&image, &error))?;
+    let entry = match loaded.pvh_boot_cap {
+        PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh(address.0),
+        _ => Entry::Linux64(loaded.kernel_load.0),
+    };
+    Ok(LoadedKernel { entry, end: loaded.kernel_end, setup_header: None })
+}
+
+/// Checks that every segment lies within the file and within memory, so that the message can say which.
+fn check_segments(memory: &GuestMemoryMmap, image: &mut NamedFile, size: u64) -> Result<(), KernelError> {
+    const HEADER: usize = 64;
+    const PROGRAM_HEADER: usize = 56;
+    const PT_LOAD: u64 = 1;
+    let truncated = || KernelError::Truncated(image.path.clone());
+    let mut header = [0; HEADER];
+    (&image.file).read_exact(&mut header).map_err(|_| truncated())?;
+    let offset = number(&header, 32, 8);
+    let count = usize::try_from(number(&header, 56, 2)).unwrap_or_default();
+    (&image.file).seek(SeekFrom::Start(offset)).map_err(|_| truncated())?;
+    let mut headers = vec![0; count * PROGRAM_HEADER];
+    (&image.file).read_exact(&mut headers).map_err(|_| truncated())?;
+    for header in headers.chunks_exact(PROGRAM_HEADER).filter(|header| number(header, 0, 4) == PT_LOAD) {
+        let (offset, address) = (number(header, 8, 8), number(header, 24, 8));
+        let (in_file, in_memory) = (number(header, 32, 8), number(header, 40, 8));
+        if offset.checked_add(in_file).is_none_or(|end| end > size) {
+            return Err(truncated());
+        }
+        check_fits(memory, &image.path, address, in_memory.max(in_file))?;
+    }
+    Ok(())
+}
+
+/// The little-endian number of `length` bytes at `at`; the caller's slice holds it.
+fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
+    bytes.iter().skip(at).take(length).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn check_fits(
+    memory: &GuestMemoryMmap,
+    path: &std::path::Path,
+    address: u64,
+    length: u64,
+) -> Result<(), KernelError> {
+    let end = address.checked_add(length);
+    let fits = |end: u64| {
+        memory.check_range(GuestAddress(address), usize::try_from(end - address).unwrap_or(usize::MAX))
+    };
+    match end {
+        Some(end) if length == 0 || fits(end) => Ok(()),
+        _ => Err(KernelError::Memory {
+            path: path.to_owned(),
+            needed: address.saturating_add(length).div_ceil(1 << 20),
+            size: memory
+                .find_region(GuestAddress(0))
+                .map_or(0, |region| vm_memory::GuestMemoryRegion::len(region) >> 20),
+        }),
+    }
+}
+
+fn load_bzimage(
+    memory: &GuestMemoryMmap,
+    mut image: NamedFile,
+    size: u64,
+    head: &[u8],
+) -> Result<LoadedKernel, KernelError> {
+    // setup_sects, where 0 means 4; the protected-mode code begins behind the boot sector and these.
+    let setup = match number(head, 0x1f1, 1) {
+        0 => 5 * 512,
+        sectors => (sectors + 1) * 512,
+    };
+    // syssize is the length of that code in units of 16 bytes.
+    let code = number(head, 0x1f4, 4) * 16;
+    if setup.saturating_add(code) > size.next_multiple_of(16) {
+        return Err(KernelError::Truncated(image.path));
+    }
+    check_fits(memory, &image.path, layout::HIGH_RAM, code)?;
+    let loaded = BzImage::load(memory, None, &mut image.file, Some(GuestAddress(layout::HIGH_RAM)));
+    let loaded = loaded.map_err(|error| damaged(&image, &error))?;
+    let header = loaded.setup_header;
+    // init_size is what the kernel needs from its preferred address on while it unpacks itself.
+    let unpacked = header.map_or(0, |header| header.pref_address.saturating_add(header.init_size.into()));
+    if unpacked > 0 {
+        check_fits(memory, &image.path, layout::HIGH_RAM, unpacked.saturating_sub(layout::HIGH_RAM))?;
+    }
+    let entry = Entry::Linux64(loaded.kernel_load.0 + BZIMAGE_ENTRY_64);
+    Ok(LoadedKernel { entry, end: loaded.kernel_end.max(unpacked), setup_header: header })
+}
+
+fn damaged(image: &NamedFile, error: &linux_loader::loader::Error) -> KernelError {
+    KernelError::Damaged { path: image.path.clone(), reason: error.to_string() }
+}

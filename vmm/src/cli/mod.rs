@@ -1,0 +1,34 @@
+//! The `rvm` command line. Each subcommand is a module; each gives the process's exit status.
+
+mod boot;
+mod doctor;
+pub mod exit;
+mod merge;
+
+use clap::{Parser, Subcommand};
+
+use crate::timing::Timing;
+
+/// Containers that start like containers and are isolated like virtual machines.
+#[derive(Parser)]
+#[command(name = "rvm", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot a virtual machine
+    Boot(Box<merge::BootArgs>),
+    /// Tell whether this host can run virtual machines, and what to do if not
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs the command line of this process; gives its exit status.
+pub fn main(timing: Timing) -> u8 {
+    match Cli::parse().command {
+        Command::Boot(args) => boot::run(*args, timing),
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}

@@ -1,0 +1,157 @@
+//! The guest's memory: anonymous, private, not reserved, in huge pages where the host gives them.
+//!
+//! Nothing is touched here: a page of the host is taken when the guest, or the VMM for it, first uses it.
+
+#![allow(unsafe_code, reason = "mappings are placed by address, which the borrow checker cannot see")]
+
+use std::io;
+
+use nix::libc;
+use rvm_config::MemorySize;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+
+use crate::arch::native::layout;
+
+/// Why the guest's memory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// More than the host has.
+    #[error("the host has {host} of memory, less than the {asked} asked for the guest; ask for less")]
+    Host {
+        /// The configuration's.
+        asked: MemorySize,
+        /// All of the host's.
+        host: MemorySize,
+    },
+    /// The host refused the mapping.
+    #[error("cannot map {asked} of memory for the guest (a memory limit of this process?)")]
+    Map {
+        /// The configuration's.
+        asked: MemorySize,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Alignment of the mapping, so that huge pages of the host are huge pages of the guest.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Maps `size` of memory at the addresses of [`layout::ram`]. It stays mapped until the process ends.
+pub fn allocate(size: MemorySize) -> Result<GuestMemoryMmap, MemoryError> {
+    let host = host_memory();
+    if host.is_some_and(|host| host < size) {
+        let host = host.unwrap_or(size);
+        return Err(MemoryError::Host { asked: size, host });
+    }
+    let regions: io::Result<Vec<_>> =
+        layout::ram(size).into_iter().map(|(start, length)| region(start, length)).collect();
+    let memory = regions.and_then(|regions| GuestMemoryMmap::from_regions(regions).map_err(io::Error::other));
+    memory.map_err(|source| MemoryError::Map { asked: size, source })
+}
+
+/// All memory of the host; `None` if it does not say.
+fn host_memory() -> Option<MemorySize> {
+    let info = nix::sys::sysinfo::sysinfo().ok()?;
+    u32::try_from(info.ram_total() >> 20).ok().map(MemorySize::from_mib)
+}
+
+/// One region of guest memory.
+fn region(start: u64, length: u64) -> io::Result<GuestRegionMmap> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let address = map_aligned(length)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let builder = MmapRegionBuilder::new(length).with_mmap_prot(protection).with_mmap_flags(FLAGS);
+    // SAFETY: `map_aligned` mapped `length` bytes at `address` with these flags, and nothing unmaps them.
+    let builder = unsafe { builder.with_raw_mmap_pointer(address) };
+    let region = builder.build().map_err(io::Error::other)?;
+    GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| io::Error::other("the region wraps"))
+}
+
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Maps `length` zeroed bytes at a multiple of [`HUGE_PAGE`].
+fn map_aligned(length: usize) -> io::Result<*mut u8> {
+    let around = length.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new mapping at an address of the kernel's choice takes nothing from anybody.
+    let found = unsafe { libc::mmap(std::ptr::null_mut(), around, libc::PROT_NONE, FLAGS, -1, 0) };
+    if found == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let skip = found.align_offset(HUGE_PAGE);
+    let aligned = found.wrapping_byte_add(skip);
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the range is part of the mapping made above, which nobody else knows of.
+    let mapped = unsafe { libc::mmap(aligned, length, protection, FLAGS | libc::MAP_FIXED, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // The strips before and after stay: addresses without memory, a guard against overruns.
+    // SAFETY: advice on the mapping just made; without huge pages it has no effect.
+    unsafe { libc::madvise(mapped, length, libc::MADV_HUGEPAGE) };
+    Ok(mapped.cast())
+}
+
+/// Gives the host's memory behind the guest's pages `start..start + length` back; they read as zero after.
+///
+/// Parts of the range that are not RAM, or not whole pages, are left as they are. Bytes given back are
+/// answered.
+pub fn give_back(memory: &GuestMemoryMmap, start: u64, length: u64) -> io::Result<u64> {
+    const PAGE: u64 = 4096;
+    let mut given = 0;
+    for region in memory.iter() {
+        let region_start = region.start_addr().0;
+        let region_end = region_start + region.len();
+        let from = start.max(region_start).next_multiple_of(PAGE);
+        let to = start.saturating_add(length).min(region_end) / PAGE * PAGE;
+        let Some(bytes) = to.checked_sub(from).filter(|bytes| *bytes > 0) else {
+            continue;
+        };
+        let address = memory.get_host_address(GuestAddress(from)).map_err(io::Error::other)?;
+        let count = usize::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: the range lies within one region of guest memory, whose contents are the guest's to lose.
+        let result = unsafe { libc::madvise(address.cast(), count, libc::MADV_DONTNEED) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        given += bytes;
+    }
+    Ok(given)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn memory_is_aligned_for_huge_pages_and_reads_as_zero() {
+        let memory = allocate(MemorySize::from_mib(64)).unwrap();
+        let address = memory.get_host_address(GuestAddress(0)).unwrap();
+        assert_eq!(address.align_offset(HUGE_PAGE), 0);
+        assert_eq!(memory.read_obj::<u64>(GuestAddress((64 << 20) - 8)).unwrap(), 0);
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_refused() {
+        let asked = MemorySize::from_mib(u32::MAX);
+        assert!(matches!(allocate(asked), Err(MemoryError::Host { .. })));
+    }
+
+    #[test]
+    fn pages_given_back_read_as_zero_and_no_others_do() {
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000), (GuestAddress(0x8000), 0x4000)])
+                .unwrap();
+        for start in [0, 0x8000] {
+            memory.write_slice(&[1; 0x4000], GuestAddress(start)).unwrap();
+        }
+        assert_eq!(give_back(&memory, 0x2800, 0x6800).unwrap(), 0x1000 + 0x1000);
+        let byte = |at| memory.read_obj::<u8>(GuestAddress(at)).unwrap();
+        assert_eq!([byte(0x2fff), byte(0x3000), byte(0x8000), byte(0x8fff), byte(0x9000)], [1, 0, 0, 0, 1]);
+        assert_eq!(give_back(&memory, u64::MAX - 0x1000, 0x1000).unwrap(), 0);
+        assert_eq!(give_back(&memory, 0, u64::MAX).unwrap(), 0x8000);
+    }
+}

@@ -1,0 +1,301 @@
+//! What each thread may ask of the host's kernel (seccomp(2)), installed before the guest runs.
+//!
+//! A thread that holds hostile input is confined to what its work needs. A call outside of that ends the process
+//! with status [`VIOLATION`] and a line that names thread and call: it is either an attack or a bug of ours.
+//! Memory can never be made executable, and no thread can open a file or start a program.
+
+#![allow(
+    unsafe_code,
+    reason = "a signal handler reads its siginfo, and may only call what is async-signal-safe"
+)]
+
+use std::collections::BTreeMap;
+use std::io;
+
+use nix::libc::{self, c_long};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use vmm_sys_util::signal::register_signal_handler;
+
+/// The exit status after a forbidden call.
+pub const VIOLATION: i32 = 94;
+
+/// The threads of a VMM process, by what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadKind {
+    /// Waits for signals, console input and the end.
+    Main,
+    /// Runs the guest.
+    Vcpu,
+    /// Serves a network card.
+    Net,
+    /// Serves a disk.
+    Block,
+    /// Serves entropy.
+    Rng,
+    /// Serves the balloon.
+    Balloon,
+    /// Serves the socket device.
+    Vsock,
+}
+
+/// A call, and what its arguments must be.
+#[derive(Clone, Copy)]
+enum Call {
+    /// Whatever the arguments.
+    Any(c_long),
+    /// The argument (by its index) has this value.
+    With(c_long, u8, u64),
+    /// The argument has none of these bits.
+    Without(c_long, u8, u64),
+}
+
+use Call::{Any, With, Without};
+
+/// What every thread needs: its events, its locks, its heap, its end.
+const COMMON: &[Call] = &[
+    Any(libc::SYS_read),
+    Any(libc::SYS_write),
+    Any(libc::SYS_close),
+    Any(libc::SYS_futex),
+    Any(libc::SYS_brk),
+    Any(libc::SYS_munmap),
+    Any(libc::SYS_mremap),
+    Any(libc::SYS_madvise),
+    Without(libc::SYS_mmap, 2, libc::PROT_EXEC as u64),
+    Without(libc::SYS_mprotect, 2, libc::PROT_EXEC as u64),
+    Any(libc::SYS_clock_gettime),
+    Any(libc::SYS_rt_sigreturn),
+    Any(libc::SYS_rt_sigprocmask),
+    Any(libc::SYS_sigaltstack),
+    Any(libc::SYS_restart_syscall),
+    Any(libc::SYS_sched_yield),
+    Any(libc::SYS_gettid),
+    Any(libc::SYS_exit),
+    Any(libc::SYS_exit_group),
+];
+
+/// What every device worker needs: waiting for its descriptors.
+const WORKER: &[Call] = &[
+    Any(libc::SYS_epoll_create1),
+    Any(libc::SYS_epoll_ctl),
+    Any(libc::SYS_epoll_wait),
+    Any(libc::SYS_epoll_pwait),
+];
+
+/// Console (polled so that it never blocks) and kicks of queues.
+const VCPU: &[Call] = &[
+    With(libc::SYS_ioctl, 1, KVM_RUN),
+    Any(libc::SYS_poll),
+    Any(libc::SYS_ppoll),
+    // The descriptors that an activation hands to the worker.
+    With(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u64),
+];
+/// _IO(KVMIO, 0x80)
+const KVM_RUN: u64 = 0xae80;
+
+const MAIN: &[Call] = &[
+    Any(libc::SYS_epoll_ctl),
+    Any(libc::SYS_epoll_wait),
+    Any(libc::SYS_epoll_pwait),
+    Any(libc::SYS_poll),
+    Any(libc::SYS_ppoll),
+    // Kicking vCPU threads.
+    Any(libc::SYS_getpid),
+    Any(libc::SYS_tgkill),
+    With(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u64),
+    // The terminal, raw and back.
+    With(libc::SYS_ioctl, 1, libc::TCGETS),
+    With(libc::SYS_ioctl, 1, libc::TCSETS),
+    // The vsock socket's name is removed at the end.
+    Any(libc::SYS_unlink),
+];
+
+const BLOCK: &[Call] = &[
+    Any(libc::SYS_preadv),
+    Any(libc::SYS_pwritev),
+    Any(libc::SYS_pread64),
+    Any(libc::SYS_pwrite64),
+    Any(libc::SYS_fdatasync),
+    Any(libc::SYS_fallocate),
+    Any(libc::SYS_io_uring_enter),
+    With(libc::SYS_ioctl, 1, BLKDISCARD),
+    With(libc::SYS_ioctl, 1, BLKZEROOUT),
+];
+/// _IO(0x12, 119)
+const BLKDISCARD: u64 = 0x1277;
+/// _IO(0x12, 127)
+const BLKZEROOUT: u64 = 0x127f;
+
+const NET: &[Call] = &[Any(libc::SYS_readv), Any(libc::SYS_writev), With(libc::SYS_ioctl, 1, TUNSETOFFLOAD)];
+/// _IOW('T', 208, unsigned int)
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+
+const VSOCK: &[Call] = &[
+    Any(libc::SYS_readv),
+    Any(libc::SYS_writev),
+    Any(libc::SYS_recvfrom),
+    Any(libc::SYS_sendto),
+    Any(libc::SYS_recvmsg),
+    Any(libc::SYS_sendmsg),
+    Any(libc::SYS_accept4),
+    With(libc::SYS_socket, 0, libc::AF_UNIX as u64),
+    Any(libc::SYS_connect),
+    Any(libc::SYS_shutdown),
+    Any(libc::SYS_getsockopt),
+    Any(libc::SYS_fcntl),
+    With(libc::SYS_ioctl, 1, libc::FIONBIO),
+];
+
+impl ThreadKind {
+    fn calls(self) -> impl Iterator<Item = Call> {
+        let (own, worker) = match self {
+            Self::Main => (MAIN, &[][..]),
+            Self::Vcpu => (VCPU, &[][..]),
+            Self::Net => (NET, WORKER),
+            Self::Block => (BLOCK, WORKER),
+            Self::Vsock => (VSOCK, WORKER),
+            Self::Rng | Self::Balloon => (&[][..], WORKER),
+        };
+        COMMON.iter().chain(worker).chain(own).copied()
+    }
+
+    /// The filter in the form the kernel takes.
+    fn program(self) -> Result<BpfProgram, seccompiler::BackendError> {
+        let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = BTreeMap::new();
+        for call in self.calls() {
+            let (number, condition) = match call {
+                Any(number) => {
+                    rules.insert(number, Vec::new());
+                    continue;
+                }
+                With(number, argument, value) => (number, condition(argument, SeccompCmpOp::Eq, value)?),
+                Without(number, argument, bits) => {
+                    (number, condition(argument, SeccompCmpOp::MaskedEq(bits), 0)?)
+                }
+            };
+            rules.entry(number).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+        let (forbidden, allowed) = (SeccompAction::Trap, SeccompAction::Allow);
+        SeccompFilter::new(rules, forbidden, allowed, TargetArch::x86_64)?.try_into()
+    }
+}
+
+/// Numbers of ioctls and flags are 32 bits wide: the kernel ignores what stands above.
+fn condition(
+    argument: u8,
+    operation: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, value)
+}
+
+/// The filters of this process, or none.
+pub struct Filters {
+    enabled: bool,
+}
+
+impl Filters {
+    /// Filters that confine, or, where `enabled` is false, do nothing. Installs the handler of violations.
+    pub fn new(enabled: bool) -> io::Result<Self> {
+        if enabled {
+            register_signal_handler(libc::SIGSYS, on_violation)?;
+        }
+        Ok(Self { enabled })
+    }
+
+    /// What a thread of `kind` calls first, on itself. It ends the process when the filter cannot be installed:
+    /// a thread that should be confined must not run without.
+    pub fn confine(&self, kind: ThreadKind) -> impl FnOnce() + Send + 'static {
+        let enabled = self.enabled;
+        move || {
+            if !enabled {
+                return;
+            }
+            let program = kind.program().map_err(|error| error.to_string());
+            let installed = program
+                .and_then(|program| seccompiler::apply_filter(&program).map_err(|error| error.to_string()));
+            if let Err(error) = installed {
+                crate::console::terminal::restore();
+                eprintln!("rvm: cannot confine the {kind:?} thread: {error}; --no-seccomp runs without");
+                std::process::exit(VIOLATION);
+            }
+        }
+    }
+}
+
+/// Says which call was forbidden, and ends the process.
+extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    /// Offset of si_syscall in siginfo_t on x86-64: behind three ints, padding and a pointer.
+    const SI_SYSCALL: usize = 24;
+    let number = info.cast::<u8>().wrapping_add(SI_SYSCALL).cast::<i32>();
+    // SAFETY: the kernel hands a siginfo_t of 128 bytes, in which an int stands at this offset for SIGSYS.
+    let number = unsafe { number.read() };
+    let mut line = *b"rvm: ended: a thread made a system call that its seccomp filter forbids: number ....\n";
+    let digits = line.len() - 5..line.len() - 1;
+    let mut rest = number;
+    for digit in line[digits].iter_mut().rev() {
+        *digit = b'0' + u8::try_from(rest.rem_euclid(10)).unwrap_or(0);
+        rest /= 10;
+    }
+    // SAFETY: write(2) is async-signal-safe, and the bytes are there.
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    // SAFETY: _exit(2) is async-signal-safe, and does not return.
+    unsafe { libc::_exit(VIOLATION) };
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+
+    const KINDS: [ThreadKind; 7] = [
+        ThreadKind::Main,
+        ThreadKind::Vcpu,
+        ThreadKind::Net,
+        ThreadKind::Block,
+        ThreadKind::Rng,
+        ThreadKind::Balloon,
+        ThreadKind::Vsock,
+    ];
+
+    #[test]
+    fn every_filter_compiles() {
+        for kind in KINDS {
+            kind.program().unwrap();
+        }
+    }
+
+    #[test]
+    fn no_thread_may_open_files_or_start_programs() {
+        let never = [libc::SYS_open, libc::SYS_openat, libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace];
+        for kind in KINDS {
+            let mut numbers = kind.calls().map(|call| match call {
+                Any(number) | With(number, ..) | Without(number, ..) => number,
+            });
+            assert!(!numbers.any(|number| never.contains(&number)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_outside_the_filter_ends_the_process_with_its_number() {
+        // In a process of its own: the filter kills it.
+        if std::env::var_os("RVM_TEST_VIOLATE").is_some() {
+            Filters::new(true).unwrap().confine(ThreadKind::Rng)();
+            std::fs::File::open("/dev/null").ok();
+            panic!("the call went through");
+        }
+        let this = std::env::current_exe().unwrap();
+        let name = "seccomp::tests::a_call_outside_the_filter_ends_the_process_with_its_number";
+        let output = std::process::Command::new(this)
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env("RVM_TEST_VIOLATE", "1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(VIOLATION));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("number 0257"), "{said}");
+    }
+}

@@ -1,0 +1,344 @@
+//! The boot recipe: from a [`VmConfig`] to a machine whose processors wait for their first instruction.
+//!
+//! [`open`] opens every file, [`build`] makes the machine out of them; after that no path is looked up again.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use rvm_config::VmConfig;
+use rvm_config::guest_abi::EVENT_PORT;
+use vm_memory::{GuestMemoryError, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::arch::native::regs::RegsError;
+use crate::arch::native::{cpuid, layout, regs};
+use crate::boot::{self, CmdlineError, InitrdError, KernelError, Machine, NamedFile};
+use crate::bus::Bus;
+use crate::devices::acpi_power::{self, AcpiPower};
+use crate::devices::event_port::{self, EventPort};
+use crate::devices::i8042::{self, I8042};
+use crate::devices::machine_event::MachineEvents;
+use crate::devices::pvpanic::{self, PvPanic};
+use crate::devices::serial::{self, Serial};
+use crate::devices::virtio::block::{Block, BlockError};
+use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::{DeviceKind, VirtioDevice};
+use crate::doctor;
+use crate::guest_files::{self, GuestFilesError};
+use crate::kvm::{self, KvmError};
+use crate::memory::{self, MemoryError};
+use crate::seccomp::{Filters, ThreadKind};
+use crate::timing::{Phase, Timing};
+use crate::vcpu::{self, Vcpu, VcpuThread};
+
+/// Why a machine cannot be made of its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] rvm_config::ConfigError),
+    /// The command line does not fit.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// The files that come with rvm are not where they should be.
+    #[error(transparent)]
+    GuestFiles(#[from] GuestFilesError),
+    /// A file of the guest cannot be opened.
+    #[error("cannot open {what} '{path}'")]
+    Open {
+        /// "kernel" or "initrd".
+        what: &'static str,
+        /// As given.
+        path: std::path::PathBuf,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel cannot be booted.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initrd cannot be loaded.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// No memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// No KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A KVM that is of no use.
+    #[error(
+        "cannot run a VM on this host: {0}; run rvm on a machine with VMX or SVM, or ask for nested virtualization \
+         (`rvm doctor` tells more)"
+    )]
+    NoHardware(doctor::kvm::Error),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// A processor cannot be set up.
+    #[error(transparent)]
+    Regs(#[from] RegsError),
+    /// The boot parameters do not fit into guest memory.
+    #[error("cannot write boot parameters to guest memory")]
+    BootParameters(#[from] GuestMemoryError),
+    /// The host refused something small: a descriptor, a thread.
+    #[error("cannot {attempt}")]
+    Host {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BuildError {
+    /// For `map_err`: the host's refusal of `attempt`.
+    pub fn host(attempt: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { attempt, source }
+    }
+}
+
+/// Everything that a machine is made of, opened.
+pub struct Parts {
+    kernel: NamedFile,
+    initrd: Option<NamedFile>,
+    cmdline: String,
+    devices: Vec<Box<dyn VirtioDevice>>,
+}
+
+/// A machine. Its processors are held until [`Vm::resume`].
+pub struct Vm {
+    /// KVM's end; kept open as long as the machine lives.
+    fd: VmFd,
+    vcpus: Vec<VcpuThread>,
+    virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    serial: Arc<Mutex<Serial>>,
+    events: MachineEvents,
+    vcpu_ended: EventFd,
+}
+
+/// Checks `config` and opens the files it names, and those that come with rvm where it names none.
+pub fn open(config: &VmConfig) -> Result<Parts, BuildError> {
+    config.validate()?;
+    let cmdline = boot::compose(&config.kernel)?;
+    let (kernel, initrd) = guest_files::paths(&config.kernel)?;
+    let named = |what, path: std::path::PathBuf| {
+        NamedFile::open(&path).map_err(|source| BuildError::Open { what, path, source })
+    };
+    let kernel = named("kernel", kernel)?;
+    let initrd = initrd.map(|path| named("initrd", path)).transpose()?;
+    Ok(Parts { kernel, initrd, cmdline, devices: open_devices(config)? })
+}
+
+/// The virtio devices, in the order in which the guest finds them.
+fn open_devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, BuildError> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for disk in &config.disks {
+        devices.push(Box::new(Block::open(disk)?));
+    }
+    if config.rng {
+        devices.push(Box::new(Rng::new().map_err(BuildError::host("open /dev/urandom"))?));
+    }
+    Ok(devices)
+}
+
+/// Makes the machine. `serial_out` takes what the guest writes to its console.
+pub fn build(
+    config: &VmConfig,
+    parts: Parts,
+    serial_out: Box<dyn io::Write + Send>,
+    filters: &Filters,
+    timing: &mut Timing,
+) -> Result<Vm, BuildError> {
+    let Parts { kernel, initrd, cmdline, devices } = parts;
+    let memory = memory::allocate(config.memory)?;
+    timing.mark(Phase::Memory);
+
+    // Before KVM, so that what is wrong with a file is said on any host.
+    let kernel = boot::load_kernel(&memory, kernel)?;
+    let initrd = initrd.map(|image| boot::load_initrd(&memory, image, &kernel, config.memory));
+    let machine = Machine {
+        size: config.memory,
+        initrd: initrd.transpose()?.unwrap_or_default(),
+        cmdline_length: boot::write_cmdline(&memory, &cmdline)?,
+        cpus: config.cpus,
+        virtio_devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),
+    };
+    boot::describe(&memory, &kernel, &machine)?;
+    timing.mark(Phase::KernelLoad);
+
+    let kvm = kvm::open()?;
+    check_hardware()?;
+    let fd = kvm::create_vm(&kvm, &memory)?;
+    timing.mark(Phase::Kvm);
+
+    // Before the devices: registering events first makes the first vCPU slow on some host kernels.
+    let vcpu_fds = create_vcpus(&kvm, &fd, config.cpus)?;
+    regs::set_boot(&vcpu_fds[0], &memory, kernel.entry)?;
+    timing.mark(Phase::Vcpus);
+
+    let events = MachineEvents::new().map_err(BuildError::host("make an event"))?;
+    let serial = connect_serial(&fd, serial_out)?;
+    let ports = Arc::new(port_bus(&events, &serial));
+    let (mmio, virtio) = connect_virtio(&fd, devices, &memory, filters)?;
+    let vcpu_ended = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an event"))?;
+    let vcpus = spawn_vcpus(vcpu_fds, &ports, &Arc::new(mmio), &vcpu_ended, filters)?;
+    timing.mark(Phase::Devices);
+    Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended })
+}
+
+/// Where the processor offers no virtualization, KVM may emulate it: then it must show that it is fast enough.
+fn check_hardware() -> Result<(), BuildError> {
+    if !doctor::kvm::cpu_has_virtualization() {
+        doctor::kvm::probe().map_err(BuildError::NoHardware)?;
+    }
+    Ok(())
+}
+
+fn create_vcpus(kvm: &Kvm, fd: &VmFd, count: u8) -> Result<Vec<kvm_ioctls::VcpuFd>, BuildError> {
+    let supported = cpuid::supported(kvm).map_err(KvmError::step("say which CPUID it supports"))?;
+    (0..count)
+        .map(|index| {
+            let vcpu = fd.create_vcpu(index.into()).map_err(KvmError::step("create a vCPU"))?;
+            // First of all: model-specific registers depend on it.
+            vcpu.set_cpuid2(&cpuid::for_cpu(&supported, index, count))
+                .map_err(KvmError::step("set CPUID"))?;
+            regs::set_common(&vcpu)?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+fn connect_serial(fd: &VmFd, out: Box<dyn io::Write + Send>) -> Result<Arc<Mutex<Serial>>, BuildError> {
+    let irq = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an event"))?;
+    fd.register_irqfd(&irq, serial::GSI).map_err(KvmError::step("connect the serial port's interrupt"))?;
+    let serial = Serial::new(out, irq).map_err(BuildError::host("make the serial port"))?;
+    Ok(Arc::new(Mutex::new(serial)))
+}
+
+fn port_bus(events: &MachineEvents, serial: &Arc<Mutex<Serial>>) -> Bus {
+    let mut bus = Bus::default();
+    let mut attach = |port: u16, ports: u16, device| bus.attach(port.into(), ports.into(), device);
+    attach(serial::PORT, serial::PORTS, serial.clone());
+    attach(i8042::PORT, i8042::PORTS, Arc::new(Mutex::new(I8042::new(events.clone()))));
+    attach(pvpanic::PORT, 1, Arc::new(Mutex::new(PvPanic::new(events.clone()))));
+    attach(acpi_power::CONTROL_PORT, acpi_power::PORTS, Arc::new(Mutex::new(AcpiPower::new(events.clone()))));
+    attach(EVENT_PORT, event_port::PORTS, Arc::new(Mutex::new(EventPort::new(events.clone()))));
+    bus
+}
+
+type Transports = Vec<Arc<Mutex<MmioTransport>>>;
+
+/// Puts each device behind its registers, its interrupt line, and an ioeventfd for each queue.
+fn connect_virtio(
+    fd: &VmFd,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    memory: &GuestMemoryMmap,
+    filters: &Filters,
+) -> Result<(Bus, Transports), BuildError> {
+    let (mut bus, mut transports) = (Bus::default(), Vec::new());
+    let addresses = (layout::VIRTIO_MMIO..).step_by(0x1000);
+    for (device, (address, gsi)) in devices.into_iter().zip(addresses.zip(layout::VIRTIO_GSI..)) {
+        let confine = filters.confine(thread_kind(device.kind()));
+        let transport = MmioTransport::new(device, memory.clone(), confine)
+            .map_err(BuildError::host("start a device's thread"))?;
+        fd.register_irqfd(transport.interrupt().irqfd(), gsi)
+            .map_err(KvmError::step("connect a device's interrupt"))?;
+        for (index, kick) in (0_u32..).zip(transport.kicks()) {
+            let register = IoEventAddress::Mmio(address + QUEUE_NOTIFY);
+            fd.register_ioevent(kick, &register, index).map_err(KvmError::step("connect a queue's kick"))?;
+        }
+        let transport = Arc::new(Mutex::new(transport));
+        bus.attach(address, REGISTERS_SIZE, transport.clone());
+        transports.push(transport);
+    }
+    Ok((bus, transports))
+}
+
+const fn thread_kind(device: DeviceKind) -> ThreadKind {
+    match device {
+        DeviceKind::Net => ThreadKind::Net,
+        DeviceKind::Block => ThreadKind::Block,
+        DeviceKind::Rng => ThreadKind::Rng,
+        DeviceKind::Balloon => ThreadKind::Balloon,
+        DeviceKind::Vsock => ThreadKind::Vsock,
+    }
+}
+
+fn spawn_vcpus(
+    fds: Vec<kvm_ioctls::VcpuFd>,
+    ports: &Arc<Bus>,
+    mmio: &Arc<Bus>,
+    ended: &EventFd,
+    filters: &Filters,
+) -> Result<Vec<VcpuThread>, BuildError> {
+    vcpu::prepare_process().map_err(BuildError::host("install the signal handler of vCPU threads"))?;
+    let spawn = |(index, fd)| {
+        let ended = ended.try_clone()?;
+        let vcpu = Vcpu { fd, index, ports: ports.clone(), mmio: mmio.clone() };
+        VcpuThread::spawn(vcpu, ended, filters.confine(ThreadKind::Vcpu))
+    };
+    (0..).zip(fds).map(spawn).collect::<io::Result<_>>().map_err(BuildError::host("start a vCPU's thread"))
+}
+
+impl Vm {
+    /// Lets the machine run, from its start or from a pause: devices first, so that they are there.
+    pub fn resume(&mut self) {
+        for transport in &self.virtio {
+            lock(transport).resume();
+        }
+        self.vcpus.iter().for_each(VcpuThread::resume);
+    }
+
+    /// Holds the machine: processors first, so that nothing new is asked of the devices; then the devices,
+    /// with nothing in flight.
+    pub fn pause(&mut self) {
+        self.vcpus.iter().for_each(VcpuThread::pause);
+        for transport in &self.virtio {
+            lock(transport).pause();
+        }
+    }
+
+    /// What happened to the machine as a whole.
+    pub fn events(&self) -> &MachineEvents {
+        &self.events
+    }
+
+    /// Readable when a processor ended by itself.
+    pub fn vcpu_ended(&self) -> &EventFd {
+        &self.vcpu_ended
+    }
+
+    /// The processors.
+    pub fn vcpus(&self) -> &[VcpuThread] {
+        &self.vcpus
+    }
+
+    /// Takes the processors out, for their end.
+    pub fn take_vcpus(&mut self) -> Vec<VcpuThread> {
+        std::mem::take(&mut self.vcpus)
+    }
+
+    /// The virtio devices.
+    pub fn virtio(&self) -> &[Arc<Mutex<MmioTransport>>] {
+        &self.virtio
+    }
+
+    /// The serial console.
+    pub fn serial(&self) -> MutexGuard<'_, Serial> {
+        lock(&self.serial)
+    }
+
+    /// KVM's handle of the machine.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+}
+
+/// Locks a device. One whose thread panicked in a register access is still there to be stopped.
+pub fn lock<T>(device: &Mutex<T>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
