@@ -69,7 +69,12 @@ struct DriverQueue {
 impl Driver {
     /// A machine with `device`, not yet initialised.
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
+        Self::with_memory(device, &[(GuestAddress(0), MEMORY_SIZE)])
+    }
+
+    /// The same, with memory at other places besides. The driver itself uses the first [`MEMORY_SIZE`] bytes.
+    pub fn with_memory(device: Box<dyn VirtioDevice>, regions: &[(GuestAddress, usize)]) -> Self {
+        let memory = GuestMemoryMmap::from_ranges(regions).unwrap();
         let transport = MmioTransport::new(device, memory.clone(), || ()).unwrap();
         Self { memory, transport, queues: Vec::new(), free: 1 << 20 }
     }
