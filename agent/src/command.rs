@@ -141,26 +141,14 @@ mod tests {
             (b"a -- \"\" b", 2),
             (b"a -- \"never closed", 1),
         ] {
-            assert_eq!(
-                words_behind_dashes(cmdline),
-                count,
-                "{}",
-                cmdline.escape_ascii()
-            );
+            assert_eq!(words_behind_dashes(cmdline), count, "{}", cmdline.escape_ascii());
         }
     }
 
     #[test]
     fn exit_codes_are_those_a_shell_gives() {
         // Wait statuses: the exit code in the second byte, the signal in the lower seven bits, 0x80 a core.
-        for (status, code) in [
-            (0, 0),
-            (0x0100, 1),
-            (0xff00, 255),
-            (9, 137),
-            (0x8b, 139),
-            (64, 192),
-        ] {
+        for (status, code) in [(0, 0), (0x0100, 1), (0xff00, 255), (9, 137), (0x8b, 139), (64, 192)] {
             assert_eq!(exit_code(ExitStatus::from_raw(status)), code, "{status:#x}");
         }
     }

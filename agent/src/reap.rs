@@ -73,10 +73,7 @@ impl Signals {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#[allow(
-    unsafe_code,
-    reason = "fork: each test makes a process of its own to be init"
-)]
+#[allow(unsafe_code, reason = "fork: each test makes a process of its own to be init")]
 mod tests {
     use super::{Outcome, Signals};
     use crate::command::{exit_code, start};
@@ -113,9 +110,7 @@ mod tests {
 
     /// Starts a shell command and gives its pid.
     fn shell(script: &str) -> u32 {
-        start(&["sh".into(), "-c".into(), script.into()])
-            .unwrap()
-            .id()
+        start(&["sh".into(), "-c".into(), script.into()]).unwrap().id()
     }
 
     /// Signals the session a command leads, which is what `kill -1` is to PID 1.
@@ -141,14 +136,8 @@ mod tests {
 
     #[test]
     fn a_command_ended_by_a_signal_gives_128_and_the_signal() {
-        assert_eq!(
-            as_init(|signals| code_of(signals, shell("kill -KILL $$"))),
-            137
-        );
-        assert_eq!(
-            as_init(|signals| code_of(signals, shell("kill -64 $$"))),
-            192
-        );
+        assert_eq!(as_init(|signals| code_of(signals, shell("kill -KILL $$"))), 137);
+        assert_eq!(as_init(|signals| code_of(signals, shell("kill -64 $$"))), 192);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The end of the guest: processes stopped, disks clean, host told, power off.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
@@ -39,7 +40,12 @@ pub fn power_off(code: u8) -> ! {
         Some(port) => port.tell(GuestEvent::Exit(code)),
         None => say(&format!("exit code {code}")),
     }
-    for mode in [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT] {
+    // Without ACPI Linux cannot power off, and halts instead, for ever. A reset ends a guest, too.
+    let modes = match Path::new("/sys/firmware/acpi").exists() {
+        true => [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT],
+        false => [RebootMode::RB_AUTOBOOT, RebootMode::RB_POWER_OFF],
+    };
+    for mode in modes {
         let Err(err) = reboot(mode);
         say(&format!("cannot power off ({mode:?}): {err}"));
     }
