@@ -23,7 +23,7 @@ pub fn run(args: &DoctorArgs) -> u8 {
             }
         }
     } else {
-        print!("{report}");
+        println!("{report}");
     }
     report.exit_code()
 }

@@ -2,7 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use nix::unistd::{Gid, Group};
 
 use super::kvm::{self, Probe};
 
@@ -11,6 +14,8 @@ use super::kvm::{self, Probe};
 pub struct Facts {
     /// What became of trying KVM.
     pub kvm: Result<Probe, kvm::Error>,
+    /// The group whose members may open KVM's device, where others than this user may.
+    pub kvm_group: Option<String>,
     /// The processor offers VMX or SVM.
     pub cpu_has_virtualization: bool,
     /// The release of the kernel, as `uname -r` has it.
@@ -48,8 +53,6 @@ pub enum Cgroup {
 pub struct Settings {
     /// /sys/kernel/mm/transparent_hugepage/enabled: the word in brackets.
     pub huge_pages: Option<String>,
-    /// The same of shmem_enabled, for memory shared with other processes.
-    pub shared_huge_pages: Option<String>,
     /// `ept` of kvm_intel or `npt` of kvm_amd.
     pub nested_paging: Option<bool>,
     /// `nested` of kvm_intel or kvm_amd.
@@ -66,6 +69,7 @@ impl Facts {
     pub fn gather() -> Self {
         Self {
             kvm: kvm::probe(),
+            kvm_group: group_with_access(Path::new("/dev/kvm")),
             cpu_has_virtualization: kvm::cpu_has_virtualization(),
             kernel: word(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_else(|| "unknown".to_owned()),
             tun: Device::open(Path::new("/dev/net/tun")),
@@ -110,7 +114,6 @@ impl Cgroup {
 impl Settings {
     /// Reads them below `sys`, which is /sys.
     fn below(sys: &Path) -> Self {
-        let huge_pages = sys.join("kernel/mm/transparent_hugepage");
         let module = |name: &str, parameter: &str| {
             word(&sys.join("module").join(name).join("parameters").join(parameter))
         };
@@ -118,8 +121,8 @@ impl Settings {
             module("kvm_intel", intel).or_else(|| module("kvm_amd", amd)).map(|value| is_on(&value))
         };
         Self {
-            huge_pages: word(&huge_pages.join("enabled")).and_then(|choices| chosen(&choices)),
-            shared_huge_pages: word(&huge_pages.join("shmem_enabled")).and_then(|choices| chosen(&choices)),
+            huge_pages: word(&sys.join("kernel/mm/transparent_hugepage/enabled"))
+                .and_then(|choices| chosen(&choices)),
             nested_paging: intel_or_amd("ept", "npt"),
             nested: intel_or_amd("nested", "nested"),
             nx_huge_pages: module("kvm", "nx_huge_pages").map(|value| is_on(&value)),
@@ -127,6 +130,16 @@ impl Settings {
             clocksource: word(&sys.join("devices/system/clocksource/clocksource0/current_clocksource")),
         }
     }
+}
+
+/// The group whose members may open `node` for reading and writing, where not everybody may.
+fn group_with_access(node: &Path) -> Option<String> {
+    let node = fs::metadata(node).ok()?;
+    if node.mode() & 0o066 != 0o060 {
+        return None;
+    }
+    let group = Group::from_gid(Gid::from_raw(node.gid())).ok().flatten();
+    Some(group.map_or_else(|| node.gid().to_string(), |group| group.name))
 }
 
 /// What a file of one line holds.
@@ -149,8 +162,9 @@ fn is_on(value: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::{Cgroup, Device, Settings, chosen};
-    use std::fs;
+    use super::{Cgroup, Device, Settings, chosen, group_with_access};
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
     use vmm_sys_util::tempdir::TempDir;
 
@@ -201,6 +215,18 @@ mod tests {
     #[test]
     fn a_host_without_the_files_has_no_settings() {
         assert_eq!(Settings::below(Path::new("/nonexistent")), Settings::default());
+    }
+
+    #[test]
+    fn a_group_helps_only_where_its_members_may_more_than_others() {
+        let directory = TempDir::new().unwrap();
+        let node = directory.as_path().join("node");
+        fs::write(&node, "").unwrap();
+        for (mode, helps) in [(0o660, true), (0o600, false), (0o640, false), (0o666, false)] {
+            fs::set_permissions(&node, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(group_with_access(&node).is_some(), helps, "{mode:o}");
+        }
+        assert_eq!(group_with_access(Path::new("/nonexistent")), None);
     }
 
     #[test]

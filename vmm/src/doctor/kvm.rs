@@ -5,41 +5,13 @@
 //! on a stock kernel. No capability tells, so [`probe`] runs a few instructions and takes the time.
 #![allow(unsafe_code, reason = "the memory of the tiny guest is handed to KVM by address")]
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
-use nix::errno::Errno;
-use nix::unistd::{Gid, Group, geteuid};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// The device node of KVM.
-pub const DEVICE: &str = "/dev/kvm";
-
-/// The only version of the API there has been since Linux 2.6.22; the documentation says to refuse others.
-const API_VERSION: i32 = 12;
-
-/// What the VMM cannot do without, by the names of the KVM documentation.
-const REQUIRED: [(Cap, &str); 14] = [
-    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-    (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::MpState, "KVM_CAP_MP_STATE"),
-    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
-    (Cap::TscDeadlineTimer, "KVM_CAP_TSC_DEADLINE_TIMER"),
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
-    (Cap::Xcrs, "KVM_CAP_XCRS"),
-    (Cap::Xsave, "KVM_CAP_XSAVE"),
-];
+use crate::kvm::{self, KvmError};
 
 /// Slower than this is no hardware. Emulation was seen at 4 million; the slowest real case, KVM nested in
 /// an emulated machine, at 2,800 million.
@@ -57,24 +29,9 @@ pub struct Probe {
 /// Why KVM is of no use here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No device node, or nobody behind it.
-    #[error("no KVM on this host: {DEVICE} is missing")]
-    Missing,
-    /// The device is there, for others.
-    #[error("no permission to open {DEVICE}")]
-    Denied {
-        /// The group that may, if its members may; `None` if the node's mode is not what refuses.
-        group: Option<String>,
-    },
-    /// Opening failed otherwise.
-    #[error("cannot open {DEVICE}")]
-    Open(#[source] io::Error),
-    /// Not the KVM API that everybody speaks.
-    #[error("{DEVICE} speaks version {0} of the KVM API, not {API_VERSION}")]
-    ApiVersion(i32),
-    /// Too old, or cut down.
-    #[error("this KVM lacks {}", .0.join(", "))]
-    Lacking(Vec<&'static str>),
+    /// It is not there, not permitted, or lacks something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
     /// KVM refused to make or run the tiny guest.
     #[error("KVM cannot {step} a guest of a few instructions")]
     Refused {
@@ -107,16 +64,7 @@ pub fn cpu_has_virtualization() -> bool {
 
 /// Looks at KVM from the device node to the speed of a guest. Takes some tens of milliseconds at most.
 pub fn probe() -> Result<Probe, Error> {
-    let kvm = open()?;
-    let version = kvm.get_api_version();
-    if version != API_VERSION {
-        return Err(Error::ApiVersion(version));
-    }
-    let lacking: Vec<_> =
-        REQUIRED.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| *name).collect();
-    if !lacking.is_empty() {
-        return Err(Error::Lacking(lacking));
-    }
+    let kvm = kvm::open()?;
     let start = Instant::now();
     let vm = kvm.create_vm().map_err(refused("create"))?;
     let create_vm = start.elapsed();
@@ -128,26 +76,6 @@ fn judge_speed(instructions_per_second: u64, create_vm: Duration) -> Result<Prob
         return Err(Error::Emulated { instructions_per_second });
     }
     Ok(Probe { instructions_per_second, create_vm })
-}
-
-fn open() -> Result<Kvm, Error> {
-    Kvm::new().map_err(|err| match Errno::from_raw(err.errno()) {
-        // ENODEV and ENXIO: the node was made by hand, and no module answers.
-        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::Missing,
-        Errno::EACCES | Errno::EPERM => Error::Denied { group: refusing_group(Path::new(DEVICE)) },
-        errno => Error::Open(errno.into()),
-    })
-}
-
-/// The group whose members may open `node` read-write while others may not.
-fn refusing_group(node: &Path) -> Option<String> {
-    let node = fs::metadata(node).ok()?;
-    // Root passes every mode: something else refuses, such as a container's device rules.
-    if geteuid().is_root() || node.mode() & 0o060 != 0o060 || node.mode() & 0o006 == 0o006 {
-        return None;
-    }
-    let group = Group::from_gid(Gid::from_raw(node.gid())).ok().flatten();
-    Some(group.map_or_else(|| node.gid().to_string(), |group| group.name))
 }
 
 fn refused(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
@@ -175,7 +103,7 @@ impl TinyGuest {
 
     fn new(vm: VmFd) -> Result<Self, Error> {
         let no_memory =
-            Error::Refused { step: "get memory for", source: kvm_ioctls::Error::new(libc::ENOMEM) };
+            Error::Refused { step: "get memory for", source: kvm_ioctls::Error::new(nix::libc::ENOMEM) };
         let Some((page, host_address)) = Self::page() else { return Err(no_memory) };
         let region = kvm_userspace_memory_region {
             slot: 0,
@@ -237,7 +165,7 @@ impl TinyGuest {
                 Ok(VcpuExit::Hlt) => return Ok(start.elapsed()),
                 Ok(VcpuExit::Intr) => {}
                 Ok(exit) => return Err(Error::Stopped(format!("{exit:?}"))),
-                Err(err) if err.errno() == libc::EINTR => {}
+                Err(err) if err.errno() == nix::libc::EINTR => {}
                 Err(err) => return Err(refused("run")(err)),
             }
         }

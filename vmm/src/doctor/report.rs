@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::facts::{Cgroup, Device, Facts, Settings};
 use super::kvm::{self, Probe};
+use crate::kvm::KvmError;
 
 /// The oldest Linux the VMM is meant for: io_uring with the operations it uses, and openat2.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
@@ -38,14 +39,10 @@ impl Verdict {
     /// The verdict on a KVM that failed so.
     pub fn of(err: &kvm::Error) -> Self {
         match err {
-            kvm::Error::Missing => Self::NoKvm,
-            kvm::Error::Denied { .. } => Self::NoPermission,
+            kvm::Error::Kvm(KvmError::Missing) => Self::NoKvm,
+            kvm::Error::Kvm(KvmError::Permission) => Self::NoPermission,
             kvm::Error::Emulated { .. } => Self::NotHardware,
-            kvm::Error::Open(_)
-            | kvm::Error::ApiVersion(_)
-            | kvm::Error::Lacking(_)
-            | kvm::Error::Refused { .. }
-            | kvm::Error::Stopped(_) => Self::BrokenKvm,
+            kvm::Error::Kvm(_) | kvm::Error::Refused { .. } | kvm::Error::Stopped(_) => Self::BrokenKvm,
         }
     }
 
@@ -167,45 +164,52 @@ fn kvm_check(facts: &Facts) -> Check {
         }
         Err(err) => err,
     };
-    let found = match err.source() {
+    let (found, advice) = kvm_failure(err, facts);
+    check("kvm", Level::Fail, found).advise(advice)
+}
+
+/// What to say about a KVM that failed so, and what to do.
+fn kvm_failure(err: &kvm::Error, facts: &Facts) -> (String, String) {
+    let told = match err.source() {
         Some(source) => format!("{err}: {source}"),
         None => err.to_string(),
     };
-    check("kvm", Level::Fail, found).advise(kvm_advice(err, facts.cpu_has_virtualization))
-}
-
-/// What to do about a KVM that failed so.
-fn kvm_advice(err: &kvm::Error, cpu_has_virtualization: bool) -> String {
     match err {
-        kvm::Error::Missing if cpu_has_virtualization => {
-            "load the module: `modprobe kvm_intel` or `modprobe kvm_amd`; in a container, give it /dev/kvm"
-                .into()
+        kvm::Error::Kvm(KvmError::Missing) => ("no /dev/kvm".to_owned(), missing_advice(facts).to_owned()),
+        kvm::Error::Kvm(KvmError::Permission) => {
+            let advice = match &facts.kvm_group {
+                Some(group) => {
+                    format!("join the group that may: `usermod -aG {group} $USER`, then log in again")
+                }
+                None => "see `ls -l /dev/kvm`; in a container, its device rules must allow it".to_owned(),
+            };
+            ("no permission to open /dev/kvm".to_owned(), advice)
         }
-        kvm::Error::Missing => {
-            "this processor shows neither VMX nor SVM: turn virtualization on in the firmware or, \
-             in a virtual machine, nested virtualization on its host"
-                .into()
-        }
-        kvm::Error::Denied { group: Some(group) } => {
-            format!("join the group that may: `usermod -aG {group} $USER`, then log in again")
-        }
-        kvm::Error::Denied { group: None } => {
-            "see `ls -l /dev/kvm`; in a container, its device rules must allow /dev/kvm".into()
-        }
-        kvm::Error::Emulated { .. } if !cpu_has_virtualization => {
-            "use a host whose processor has VMX or SVM; in a virtual machine, turn on nested virtualization"
-                .into()
+        kvm::Error::Emulated { .. } if facts.cpu_has_virtualization => {
+            (told, "the processor has VMX or SVM, but KVM does not use it: see `lsmod | grep kvm`".to_owned())
         }
         kvm::Error::Emulated { .. } => {
-            "the processor shows VMX or SVM, but KVM does not use it: see `lsmod | grep kvm`".into()
+            let advice = "use a host with VMX or SVM; in a virtual machine, turn on nested virtualization";
+            (told, advice.to_owned())
         }
-        kvm::Error::Lacking(_) | kvm::Error::ApiVersion(_) => {
+        kvm::Error::Kvm(KvmError::Version | KvmError::Capability(_)) => {
             let (major, minor) = OLDEST_KERNEL;
-            format!("use Linux {major}.{minor} or newer with its own kvm modules")
+            (told, format!("use Linux {major}.{minor} or newer with its own kvm modules"))
         }
-        kvm::Error::Open(_) | kvm::Error::Refused { .. } | kvm::Error::Stopped(_) => {
-            "see `dmesg | grep -i kvm`; another hypervisor may hold the processor's virtualization".into()
+        kvm::Error::Kvm(_) | kvm::Error::Refused { .. } | kvm::Error::Stopped(_) => {
+            let advice =
+                "see `dmesg | grep -i kvm`; another hypervisor may hold the processor's virtualization";
+            (told, advice.to_owned())
         }
+    }
+}
+
+fn missing_advice(facts: &Facts) -> &'static str {
+    if facts.cpu_has_virtualization {
+        "load the module: `modprobe kvm_intel` or `modprobe kvm_amd`; in a container, give it /dev/kvm"
+    } else {
+        "the processor shows neither VMX nor SVM: turn virtualization on in the firmware or, in a virtual \
+         machine, nested virtualization on its host"
     }
 }
 
@@ -272,13 +276,6 @@ fn settings_checks(settings: &Settings) -> Vec<Check> {
             Level::Slow,
             "transparent huge pages are off: each boot takes thousands of page faults more",
             "`echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`",
-        );
-    }
-    if matches!(settings.shared_huge_pages.as_deref(), Some("never" | "deny")) {
-        add(
-            Level::Note,
-            "no transparent huge pages for guest memory that is shared with other processes",
-            "`echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled`",
         );
     }
     if settings.nested_paging == Some(false) {

@@ -5,14 +5,19 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
+use kvm_ioctls::Cap;
+use nix::libc;
+
 use super::{Check, Level, Report, Verdict, judge, version};
 use crate::doctor::facts::{Cgroup, Device, Facts, Settings};
 use crate::doctor::kvm::{Error, Probe};
+use crate::kvm::KvmError;
 
 /// A host with nothing to find fault with.
 fn good() -> Facts {
     Facts {
         kvm: Ok(Probe { instructions_per_second: 2_000_000_000, create_vm: Duration::from_millis(1) }),
+        kvm_group: None,
         cpu_has_virtualization: true,
         kernel: "6.12.57+deb13-amd64".to_owned(),
         tun: Device::Usable,
@@ -20,7 +25,6 @@ fn good() -> Facts {
         cgroup: Cgroup::V2 { favordynmods: false },
         settings: Settings {
             huge_pages: Some("madvise".to_owned()),
-            shared_huge_pages: Some("advise".to_owned()),
             nested_paging: Some(true),
             nested: Some(true),
             nx_huge_pages: Some(false),
@@ -30,8 +34,8 @@ fn good() -> Facts {
     }
 }
 
-fn with_kvm(kvm: Error) -> Facts {
-    Facts { kvm: Err(kvm), ..good() }
+fn with_kvm(err: impl Into<Error>) -> Facts {
+    Facts { kvm: Err(err.into()), ..good() }
 }
 
 /// The lines that are not "ok".
@@ -51,14 +55,14 @@ fn a_good_host_can_run_and_nothing_is_to_be_done() {
 fn each_way_to_have_no_usable_kvm_has_its_verdict_and_its_advice() {
     let refused = || kvm_ioctls::Error::new(libc::EBUSY);
     for (err, verdict) in [
-        (Error::Missing, Verdict::NoKvm),
-        (Error::Denied { group: None }, Verdict::NoPermission),
-        (Error::Denied { group: Some("kvm".to_owned()) }, Verdict::NoPermission),
+        (KvmError::Missing.into(), Verdict::NoKvm),
+        (KvmError::Permission.into(), Verdict::NoPermission),
+        (KvmError::Open(io::ErrorKind::Other.into()).into(), Verdict::BrokenKvm),
+        (KvmError::Version.into(), Verdict::BrokenKvm),
+        (KvmError::Capability(Cap::Irqchip).into(), Verdict::BrokenKvm),
+        (KvmError::step("create a VM")(refused()).into(), Verdict::BrokenKvm),
         (Error::Emulated { instructions_per_second: 900_000 }, Verdict::NotHardware),
-        (Error::Open(io::ErrorKind::Other.into()), Verdict::BrokenKvm),
-        (Error::ApiVersion(11), Verdict::BrokenKvm),
-        (Error::Lacking(vec!["KVM_CAP_IRQCHIP"]), Verdict::BrokenKvm),
-        (Error::Refused { step: "create", source: refused() }, Verdict::BrokenKvm),
+        (Error::Refused { step: "run", source: refused() }, Verdict::BrokenKvm),
         (Error::Stopped("InternalError".to_owned()), Verdict::BrokenKvm),
     ] {
         let report = judge(&with_kvm(err));
@@ -80,15 +84,18 @@ fn verdicts_have_distinct_exit_codes_and_only_success_is_zero() {
 
 #[test]
 fn the_group_to_join_is_named() {
-    let report = judge(&with_kvm(Error::Denied { group: Some("kvm".to_owned()) }));
-    assert!(report.to_string().contains("usermod -aG kvm "), "{report}");
+    let denied = || with_kvm(KvmError::Permission);
+    let report = judge(&Facts { kvm_group: Some("virt".to_owned()), ..denied() });
+    assert!(report.to_string().contains("usermod -aG virt "), "{report}");
+    let report = judge(&denied());
+    assert!(!report.to_string().contains("usermod"), "{report}");
 }
 
 #[test]
 fn a_missing_kvm_is_a_module_to_load_or_a_feature_to_turn_on() {
-    let module = judge(&with_kvm(Error::Missing));
+    let module = judge(&with_kvm(KvmError::Missing));
     assert!(module.to_string().contains("modprobe"), "{module}");
-    let feature = judge(&Facts { cpu_has_virtualization: false, ..with_kvm(Error::Missing) });
+    let feature = judge(&Facts { cpu_has_virtualization: false, ..with_kvm(KvmError::Missing) });
     assert!(feature.to_string().contains("firmware"), "{feature}");
 }
 
@@ -120,7 +127,6 @@ fn what_only_some_uses_need_does_not_fail_the_host() {
 fn each_slow_setting_is_a_line_with_what_to_do() {
     let all_bad = Settings {
         huge_pages: Some("never".to_owned()),
-        shared_huge_pages: Some("never".to_owned()),
         nested_paging: Some(false),
         nested: Some(false),
         nx_huge_pages: Some(true),
@@ -129,7 +135,7 @@ fn each_slow_setting_is_a_line_with_what_to_do() {
     };
     let report = judge(&Facts { settings: all_bad, ..good() });
     let slow = complaints(&report);
-    assert_eq!(slow.len(), 7, "{report}");
+    assert_eq!(slow.len(), 6, "{report}");
     assert!(slow.iter().all(|check| check.advice.is_some()), "{report}");
     assert_eq!(report.exit_code(), 0);
 }
@@ -164,7 +170,7 @@ fn versions_are_read_from_any_release() {
 
 #[test]
 fn the_json_has_the_verdict_and_the_checks() {
-    let json = serde_json::to_value(judge(&with_kvm(Error::Missing))).unwrap();
+    let json = serde_json::to_value(judge(&with_kvm(KvmError::Missing))).unwrap();
     assert_eq!(json["verdict"], "no_kvm");
     assert_eq!(json["checks"][0]["name"], "kvm");
     assert_eq!(json["checks"][0]["level"], "fail");
