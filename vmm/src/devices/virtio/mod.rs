@@ -19,6 +19,7 @@ pub mod rng;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 pub mod worker;
 
 use std::io;

@@ -31,6 +31,8 @@ pub struct DeviceStats {
     pub errors: Counter,
     /// Wake-ups by the driver.
     pub kicks: Counter,
+    /// Times the worker woke up, for whatever reason.
+    pub wakeups: Counter,
     /// Interrupts given to the driver.
     pub interrupts: Counter,
 }
