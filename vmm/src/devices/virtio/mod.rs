@@ -165,6 +165,14 @@ pub enum DeviceError {
         /// The chain's first descriptor.
         head: u16,
     },
+    /// The driver made a chain available that the device has not given back yet.
+    #[error("the chain at descriptor {head} of queue {index} is in flight already")]
+    HeadInFlight {
+        /// The queue's index.
+        index: usize,
+        /// The chain's first descriptor.
+        head: u16,
+    },
     /// A queue that the device cannot work without was not set up.
     #[error("the driver did not set up queue {0}")]
     QueueMissing(usize),

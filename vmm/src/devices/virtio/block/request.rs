@@ -84,6 +84,11 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether the host may be long about it: better not waited for.
+    pub fn takes_time(&self) -> bool {
+        matches!(self, Self::Transfer(Transfer { length: 1.., .. }) | Self::Flush)
+    }
+
     /// Bytes that move between disk and guest.
     pub fn bytes(&self) -> u64 {
         self.bytes_read().saturating_add(self.bytes_written())

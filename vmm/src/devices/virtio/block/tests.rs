@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +22,9 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Block;
+use super::file::DiskFile;
+use super::request::Limits;
+use super::ring::Ring;
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part};
 use crate::devices::virtio::{DeviceStats, VirtioDevice};
 
@@ -132,9 +137,18 @@ impl Machine {
     }
 }
 
-/// Runs `test` on every engine. io_uring is left out, by name, only where the host does not have it.
+/// Runs `test` on every engine. Where the host has no io_uring, the runner of the tests is told.
 fn on_every_engine(test: impl Fn(IoEngine)) {
     test(IoEngine::Sync);
+    match ring() {
+        Ok(_) => test(IoEngine::IoUring),
+        Err(error) => println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
+    }
+}
+
+/// A ring, on a file that does not matter.
+fn ring() -> std::io::Result<Ring> {
+    Ring::new(&File::open("/dev/null").unwrap())
 }
 
 #[test]
@@ -454,24 +468,23 @@ fn the_configuration_tells_the_capacity_and_cannot_be_written() {
 
 #[test]
 fn a_batch_is_one_interrupt() {
-    on_every_engine(|engine| {
-        let mut machine = Machine::new(engine);
-        let (data, status) = (machine.driver.allocate(512), machine.driver.allocate(16));
-        let header = machine.header(VIRTIO_BLK_T_IN, 0);
-        machine.driver.transport.pause();
-        let before = machine.stats.interrupts.get();
-        for _ in 0..16 {
-            let parts = [header, Part::Writable(data, 512), Part::Writable(status, 1)];
-            machine.driver.submit(0, &parts);
-        }
-        machine.driver.kick(0);
-        machine.driver.transport.resume();
-        for _ in 0..16 {
-            machine.driver.wait_used(0);
-        }
-        machine.driver.transport.pause();
-        assert_eq!(machine.stats.interrupts.get(), before + 1);
-    });
+    // With io_uring it is as many as there are moments at which something completes.
+    let mut machine = Machine::new(IoEngine::Sync);
+    let (data, status) = (machine.driver.allocate(512), machine.driver.allocate(16));
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
+    machine.driver.transport.pause();
+    let before = machine.stats.interrupts.get();
+    for _ in 0..16 {
+        let parts = [header, Part::Writable(data, 512), Part::Writable(status, 1)];
+        machine.driver.submit(0, &parts);
+    }
+    machine.driver.kick(0);
+    machine.driver.transport.resume();
+    for _ in 0..16 {
+        machine.driver.wait_used(0);
+    }
+    machine.driver.transport.pause();
+    assert_eq!(machine.stats.interrupts.get(), before + 1);
 }
 
 #[test]
@@ -541,4 +554,130 @@ fn a_reset_under_load_leaves_nothing_in_flight() {
         }
         assert_eq!(machine.read(9, 512), (OK, vec![9; 512]));
     });
+}
+
+/// A machine whose disk is `file`, of a size that no request here exceeds.
+fn machine_on(file: File, ring: Option<Ring>) -> Machine {
+    let disk = DiskFile { file, block_device: false };
+    let block = Block::new(disk, ring, Limits { capacity: 1 << 30, read_only: false });
+    let stats = block.stats();
+    Machine { driver: Driver::start(Box::new(block), u64::MAX), stats, image: Image::new(512) }
+}
+
+#[test]
+fn a_full_host_is_an_error_of_the_write() {
+    for with_ring in [false, true] {
+        let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+        let ring = match with_ring.then(|| Ring::new(&full)).transpose() {
+            Ok(ring) => ring,
+            Err(error) => return println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
+        };
+        let mut machine = machine_on(full, ring);
+        assert_eq!(machine.write(1, &[1; 512]), IO_ERROR);
+        assert_eq!(machine.write(1, &[1; 512]), IO_ERROR);
+        assert_eq!(machine.read(1, 512), (OK, vec![0; 512]));
+        assert_eq!((machine.stats.operations.get(), machine.stats.errors.get()), (3, 2));
+    }
+}
+
+/// A machine whose reads stay in flight until something is written to the pipe beside it.
+fn machine_on_a_pipe() -> Option<(Machine, File)> {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let file = File::from(OwnedFd::from(reader));
+    match Ring::new(&file) {
+        Ok(ring) => Some((machine_on(file, Some(ring)), File::from(OwnedFd::from(writer)))),
+        Err(error) => {
+            println!("\nrvm-tests: cannot run: this host has no io_uring: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn what_the_host_does_in_part_is_asked_for_again() {
+    let Some((mut machine, mut pipe)) = machine_on_a_pipe() else { return };
+    let (data, status) = (machine.driver.allocate(1024), machine.driver.place(&[0xff]));
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
+    let parts =
+        [header, Part::Writable(data, 300), Part::Writable(data + 300, 724), Part::Writable(status, 1)];
+    machine.driver.submit(0, &parts);
+    machine.driver.kick(0);
+    let bytes: Vec<u8> = (0..1024_u16).map(|at| at.to_le_bytes()[0]).collect();
+    for piece in bytes.chunks(100) {
+        pipe.write_all(piece).unwrap();
+    }
+    assert_eq!(machine.driver.wait_used(0).1, 1025);
+    assert_eq!(machine.driver.bytes(status, 1), [OK]);
+    assert_eq!(machine.driver.bytes(data, 1024), bytes);
+}
+
+#[test]
+fn a_head_that_is_in_flight_cannot_be_so_twice() {
+    let Some((mut machine, mut pipe)) = machine_on_a_pipe() else { return };
+    let (data, status) = (machine.driver.allocate(512), machine.driver.place(&[0xff]));
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
+    machine.driver.transport.pause();
+    let head = machine.driver.submit(0, &[header, Part::Writable(data, 512), Part::Writable(status, 1)]);
+    machine.driver.repost(0, head);
+    // The one that is in flight comes to its end before the device gives up.
+    pipe.write_all(&[7; 1024]).unwrap();
+    machine.driver.transport.resume();
+    machine.driver.wait_needs_reset();
+    assert_eq!(machine.driver.used(0), Some((head, 513)));
+    assert_eq!(machine.driver.used(0), None);
+    assert_eq!(machine.driver.bytes(data, 512), [7; 512]);
+
+    machine.driver.initialise(u64::MAX);
+    assert_eq!(machine.read(0, 512), (OK, vec![7; 512]), "after a reset");
+}
+
+#[test]
+fn a_reset_waits_for_what_is_in_flight() {
+    let Some((mut machine, mut pipe)) = machine_on_a_pipe() else { return };
+    // With tables of their own, more in flight than the queue has descriptors for otherwise.
+    let Part::Readable(header, _) = machine.header(VIRTIO_BLK_T_IN, 0) else { unreachable!() };
+    let data = machine.driver.allocate(63 * 512);
+    let status = machine.driver.allocate(63);
+    for index in 0..63 {
+        let mut table = Vec::new();
+        let pieces = [(header, 16_u32, 1_u16), (data + 512 * index, 512, 3), (status + index, 1, 2)];
+        for (next, (address, length, flags)) in (1_u16..).zip(pieces) {
+            table.extend(address.to_le_bytes());
+            table.extend(length.to_le_bytes());
+            table.extend(flags.to_le_bytes());
+            table.extend(next.to_le_bytes());
+        }
+        let table = machine.driver.place(&table);
+        machine.driver.submit(0, &[Part::Indirect(table, 48)]);
+    }
+    machine.driver.kick(0);
+    // The first answer tells that all are in flight: they were taken as one batch.
+    pipe.write_all(&[1; 512]).unwrap();
+    machine.driver.wait_used(0);
+    let feeder = std::thread::spawn(move || pipe.write_all(&[1; 62 * 512]));
+    machine.driver.initialise(u64::MAX);
+    feeder.join().unwrap().unwrap();
+    assert_eq!(machine.driver.bytes(data, 63 * 512), vec![1; 63 * 512], "the reset came after all of it");
+    assert_eq!(machine.stats.operations.get(), 63);
+}
+
+#[test]
+fn a_pause_finishes_what_is_in_flight_and_keeps_the_rest() {
+    let Some((mut machine, mut pipe)) = machine_on_a_pipe() else { return };
+    let (data, status) = (machine.driver.allocate(1024), machine.driver.allocate(2));
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
+    for index in 0..2 {
+        let parts = [header, Part::Writable(data + 512 * index, 512), Part::Writable(status + index, 1)];
+        machine.driver.submit(0, &parts);
+    }
+    machine.driver.kick(0);
+    pipe.write_all(&[1; 512]).unwrap();
+    machine.driver.wait_used(0);
+    let feeder = std::thread::spawn(move || pipe.write_all(&[2; 512]).map(|()| pipe));
+    machine.driver.transport.pause();
+    assert!(machine.driver.used(0).is_some(), "answered before the pause was over");
+    let mut pipe = feeder.join().unwrap().unwrap();
+    machine.driver.transport.resume();
+    pipe.write_all(&[3; 512]).unwrap();
+    assert_eq!(machine.read(0, 512), (OK, vec![3; 512]));
 }

@@ -1,0 +1,287 @@
+//! Transfers and flushes by io_uring: many in flight, one system call to start a batch of them.
+//!
+//! ```text
+//!  begin() ──> slot of the head ──> submission ring ──> kernel ──> completion ring ──> next_finished()
+//!                                         ▲                               │ carried out in part
+//!                                         └───────────────────────────────┘
+//! ```
+//!
+//! A slot belongs to one descriptor head, so that a head that is in flight cannot be so twice, and neither slots
+//! nor rings ever grow. The ring holds the guest's memory mapped while anything is in flight.
+//!
+//! The ring is made before the thread that uses it is confined, and is then restricted by itself: it takes
+//! vectored reads, vectored writes and fsyncs, and those on the one file registered with it. What a confined
+//! thread could not do by system calls it cannot do through its ring either.
+
+#![allow(unsafe_code, reason = "the kernel is given pointers into guest memory and into the slots")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{Ordering, fence};
+
+use io_uring::register::Restriction;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, opcode};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::buffers::{Buffers, OutsideMemory};
+use super::config::QUEUE_SIZE;
+use super::request::{Direction, Request, Segment, Work};
+
+/// The disk among the files registered with the ring.
+const DISK: Fixed = Fixed(0);
+
+/// The rings shared with the kernel, and what is in flight in them.
+pub struct Ring {
+    ring: IoUring,
+    /// Written by the kernel when something completes, except while [`Ring::work`] lasts.
+    completed: EventFd,
+    /// One for each descriptor head of the queue.
+    slots: Vec<Slot>,
+    in_flight: usize,
+    bytes: u64,
+    /// What the requests in flight write to and read from. The ring is used from the first [`Ring::attach`] on.
+    memory: GuestMemoryMmap,
+    write_flags: i32,
+}
+
+#[derive(Default)]
+struct Slot {
+    request: Option<Request>,
+    /// Of a transfer: what is left.
+    buffers: Buffers,
+    /// Of a transfer: where on the disk that is.
+    offset: u64,
+}
+
+impl Ring {
+    /// A ring for `file`. Fails where the host has no io_uring, or lets this process have none.
+    pub fn new(file: &File) -> io::Result<Self> {
+        let ring = IoUring::builder().setup_r_disabled().build(QUEUE_SIZE.into())?;
+        let completed = EventFd::new(EFD_NONBLOCK)?;
+        let submitter = ring.submitter();
+        submitter.register_files(&[file.as_raw_fd()])?;
+        submitter.register_eventfd(completed.as_raw_fd())?;
+        let fixed = Flags::FIXED_FILE.bits();
+        submitter.register_restrictions(&mut [
+            Restriction::sqe_op(opcode::Readv::CODE),
+            Restriction::sqe_op(opcode::Writev::CODE),
+            Restriction::sqe_op(opcode::Fsync::CODE),
+            Restriction::sqe_flags_allowed(fixed),
+            Restriction::sqe_flags_required(fixed),
+        ])?;
+        submitter.register_enable_rings()?;
+        let slots = std::iter::repeat_with(Slot::default).take(QUEUE_SIZE.into()).collect();
+        let memory = GuestMemoryMmap::default();
+        Ok(Self { ring, completed, slots, in_flight: 0, bytes: 0, memory, write_flags: 0 })
+    }
+
+    /// Readable when something completed.
+    pub fn completed(&self) -> &EventFd {
+        &self.completed
+    }
+
+    /// Requests from now on are about `memory`, and writes are `durable` when they complete if so asked. For a
+    /// ring with nothing in flight.
+    pub fn attach(&mut self, memory: &GuestMemoryMmap, durable: bool) {
+        assert_eq!(self.in_flight, 0, "requests in flight keep their memory");
+        self.memory = memory.clone();
+        self.write_flags = if durable { libc::RWF_DSYNC } else { 0 };
+    }
+
+    /// Whether the request of `head` is in flight.
+    pub fn holds(&self, head: u16) -> bool {
+        self.slots.get(usize::from(head)).is_some_and(|slot| slot.request.is_some())
+    }
+
+    /// Whether anything is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Bytes that the transfers in flight move.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes on a transfer of `segments`, not an empty one, or a flush. Its head is not in flight. The kernel
+    /// is told by [`Self::next_finished`] or [`Self::wait`].
+    pub fn begin(&mut self, request: &Request, segments: &[Segment]) -> Result<(), OutsideMemory> {
+        assert!(!self.holds(request.head), "a head is in flight once");
+        let index = usize::from(request.head);
+        let slot = self.slots.get_mut(index).ok_or(OutsideMemory)?;
+        if let Work::Transfer(transfer) = &request.work {
+            slot.buffers.map(&self.memory, segments)?;
+            slot.offset = transfer.offset;
+        }
+        self.bytes = self.bytes.saturating_add(request.work.bytes());
+        self.in_flight = self.in_flight.saturating_add(1);
+        slot.request = Some(request.clone());
+        self.push(index);
+        Ok(())
+    }
+
+    /// Starts what was begun, and waits until something is finished. For a ring with something in flight.
+    pub fn wait(&mut self) {
+        self.enter(1);
+    }
+
+    /// Starts what was begun, and gives a request that the host is done with, if there is one.
+    pub fn next_finished(&mut self) -> Option<(Request, io::Result<()>)> {
+        loop {
+            let Some(entry) = self.ring.completion().next() else {
+                if self.ring.submission().is_empty() {
+                    return None;
+                }
+                self.enter(0);
+                continue;
+            };
+            let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+            let slot = self.slots.get_mut(index).expect("the kernel answers what it was asked");
+            let Some(result) = slot.progress(entry.result()) else {
+                self.push(index);
+                continue;
+            };
+            slot.buffers.clear();
+            let request = slot.request.take().expect("the kernel answers once");
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(request.work.bytes());
+            return Some((request, result));
+        }
+    }
+
+    /// From here to [`Self::listen`] the caller looks for completions itself.
+    pub fn work(&mut self) {
+        self.ring.completion().disable_eventfd();
+    }
+
+    /// From here on completions make [`Self::completed`] readable. Answers whether some are there already.
+    pub fn listen(&mut self) -> bool {
+        self.ring.completion().enable_eventfd();
+        // The kernel publishes a completion before it looks whether to tell; this side asks to be told before
+        // it looks for completions. One of both sees the other.
+        fence(Ordering::SeqCst);
+        !self.ring.completion().is_empty()
+    }
+
+    /// Puts what the slot at `index` has left to do into the submission ring.
+    fn push(&mut self, index: usize) {
+        let slot = self.slots.get(index).filter(|slot| slot.request.is_some());
+        let entry = slot.expect("a slot with a request").entry(self.write_flags);
+        let entry = entry.flags(Flags::FIXED_FILE).user_data(index as u64);
+        // SAFETY: the iovec is the slot's, the memory it names is `self.memory`. Neither is touched until the
+        // request is finished: the slot is taken, and whoever drops the ring waits first.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.expect("the submission ring has room for every slot");
+    }
+
+    /// Gives the kernel all submissions, and waits for `wanted` completions.
+    ///
+    /// # Panics
+    /// When the kernel refuses the ring as such: it may hold requests on guest memory that nobody would ever
+    /// hear of again, and nothing that a guest or a user does leads there.
+    fn enter(&mut self, wanted: usize) {
+        loop {
+            match self.ring.submit_and_wait(wanted) {
+                Ok(_) if self.ring.submission().is_empty() => return,
+                // An entry that the kernel did not like ends a submission: it completes with an error, and
+                // those behind it are still there.
+                Ok(_) => {}
+                // A signal, or no memory for requests just now.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+                Err(error) => panic!("io_uring_enter refuses the ring of a disk: {error}"),
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    /// Closing a ring does not wait for what is in flight in it.
+    fn drop(&mut self) {
+        while !self.is_idle() {
+            self.wait();
+            while self.next_finished().is_some() {}
+        }
+    }
+}
+
+impl Slot {
+    /// What the kernel is asked to do next.
+    fn entry(&self, write_flags: i32) -> Entry {
+        let iovecs = self.buffers.remaining();
+        let count = u32::try_from(iovecs.len()).unwrap_or(u32::MAX);
+        match self.direction() {
+            Some(Direction::Read) => {
+                opcode::Readv::new(DISK, iovecs.as_ptr(), count).offset(self.offset).build()
+            }
+            Some(Direction::Write) => opcode::Writev::new(DISK, iovecs.as_ptr(), count)
+                .offset(self.offset)
+                .rw_flags(write_flags)
+                .build(),
+            None => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
+        }
+    }
+
+    /// Of a transfer; what else is in flight is a flush.
+    fn direction(&self) -> Option<Direction> {
+        match self.request.as_ref()?.work {
+            Work::Transfer(transfer) => Some(transfer.direction),
+            _ => None,
+        }
+    }
+
+    /// Takes the kernel's `result`: `None` when the rest has to be asked for.
+    fn progress(&mut self, result: i32) -> Option<io::Result<()>> {
+        match usize::try_from(result) {
+            Err(_) if matches!(result.wrapping_neg(), libc::EINTR | libc::EAGAIN) => None,
+            Err(_) => Some(Err(io::Error::from_raw_os_error(result.wrapping_neg()))),
+            Ok(_) if self.direction().is_none() => Some(Ok(())),
+            // The file was cut off after it was opened.
+            Ok(0) => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            Ok(done) => {
+                self.buffers.advance(done);
+                self.offset = self.offset.saturating_add(done as u64);
+                self.buffers.remaining().is_empty().then_some(Ok(()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use io_uring::types::Fd;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_does_nothing_but_vectored_io_on_its_disk() {
+        let mut ring = match Ring::new(&File::open("/dev/zero").unwrap()) {
+            Ok(ring) => ring,
+            Err(error) => return println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
+        };
+        let ring = &mut ring.ring;
+        let other = File::open("/dev/zero").unwrap();
+        let mut byte = 0_u8;
+        let iovec = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let entries = [
+            (opcode::Nop::new().build(), -libc::EACCES),
+            (opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build(), -libc::EACCES),
+            (opcode::Readv::new(Fd(other.as_raw_fd()), &iovec, 1).build(), -libc::EACCES),
+            (opcode::Read::new(DISK, &raw mut byte, 1).build().flags(Flags::FIXED_FILE), -libc::EACCES),
+            (opcode::Readv::new(DISK, &iovec, 1).build().flags(Flags::FIXED_FILE), 1),
+        ];
+        for (entry, result) in entries {
+            // SAFETY: what the entries point to outlives the wait below.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+            ring.submit_and_wait(1).unwrap();
+            assert_eq!(ring.completion().next().unwrap().result(), result, "{entry:?}");
+        }
+        let refused = ring.submitter().register_eventfd(other.as_raw_fd()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    }
+}
