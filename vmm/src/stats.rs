@@ -19,6 +19,7 @@ struct DeviceLine {
     bytes_out: u64,
     errors: u64,
     kicks: u64,
+    wakeups: u64,
     interrupts: u64,
 }
 
@@ -49,7 +50,7 @@ pub fn collect(vm: &Vm) -> Stats {
 
 impl DeviceLine {
     fn new(name: String, stats: &DeviceStats) -> Self {
-        let DeviceStats { operations, bytes_in, bytes_out, errors, kicks, interrupts } = stats;
+        let DeviceStats { operations, bytes_in, bytes_out, errors, kicks, wakeups, interrupts } = stats;
         Self {
             name,
             operations: operations.get(),
@@ -57,6 +58,7 @@ impl DeviceLine {
             bytes_out: bytes_out.get(),
             errors: errors.get(),
             kicks: kicks.get(),
+            wakeups: wakeups.get(),
             interrupts: interrupts.get(),
         }
     }
@@ -68,12 +70,16 @@ impl fmt::Display for Stats {
         for (name, count) in self.exits {
             writeln!(f, "{name:<16} {count:>13}")?;
         }
-        writeln!(f, "device     operations      bytes in     bytes out  errors     kicks  interrupts")?;
+        writeln!(
+            f,
+            "device     operations      bytes in     bytes out  errors     kicks   wakeups  interrupts"
+        )?;
         for line in &self.devices {
-            let DeviceLine { name, operations, bytes_in, bytes_out, errors, kicks, interrupts } = line;
+            let DeviceLine { name, operations, bytes_in, bytes_out, errors, kicks, wakeups, interrupts } =
+                line;
             writeln!(
                 f,
-                "{name:<10} {operations:>10} {bytes_in:>13} {bytes_out:>13} {errors:>7} {kicks:>9} {interrupts:>11}"
+                "{name:<10} {operations:>10} {bytes_in:>13} {bytes_out:>13} {errors:>7} {kicks:>9} {wakeups:>9} {interrupts:>11}"
             )?;
         }
         Ok(())
