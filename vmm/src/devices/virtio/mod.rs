@@ -15,6 +15,7 @@ pub mod block;
 pub mod config_space;
 pub mod interrupt;
 pub mod mmio;
+pub mod net;
 pub mod rng;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]

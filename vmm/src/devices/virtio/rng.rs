@@ -61,7 +61,9 @@ impl VirtioDevice for Rng {
         poller.add(stop, STOP, EventSet::IN).map_err(DeviceError::host("watch for the stop"))?;
         poller.add(&queue.kick, REQUESTS, EventSet::IN).map_err(DeviceError::host("watch for kicks"))?;
         loop {
-            for (token, _) in poller.wait(-1).map_err(DeviceError::host("wait for kicks"))? {
+            let events = poller.wait(-1).map_err(DeviceError::host("wait for kicks"))?;
+            self.stats.wakeups.add(1);
+            for (token, _) in events {
                 if token == STOP {
                     return Ok(());
                 }

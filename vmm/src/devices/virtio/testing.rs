@@ -104,6 +104,15 @@ impl Driver {
         self.set_register(VIRTIO_MMIO_STATUS, 15);
     }
 
+    /// The feature bits that the device offers.
+    pub fn offered(&mut self) -> u64 {
+        let [low, high] = [0, 1].map(|page| {
+            self.set_register(VIRTIO_MMIO_DEVICE_FEATURES_SEL, page);
+            u64::from(self.register(VIRTIO_MMIO_DEVICE_FEATURES))
+        });
+        low | high << 32
+    }
+
     fn set_up_queue(&mut self, index: usize) -> DriverQueue {
         let base = 0x1_0000 * (u32::try_from(index).unwrap() + 1);
         let (avail, used) = (base + 0x4000, base + 0x8000);

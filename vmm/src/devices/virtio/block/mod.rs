@@ -161,7 +161,9 @@ impl Block {
         let mut more = self.pass(queue, memory, interrupt)?;
         loop {
             let timeout = if more { 0 } else { -1 };
-            for (token, _) in poller.wait(timeout).map_err(DeviceError::host("wait for kicks"))? {
+            let events = poller.wait(timeout).map_err(DeviceError::host("wait for kicks"))?;
+            self.stats.wakeups.add(1);
+            for (token, _) in events {
                 match token {
                     STOP => return Ok(()),
                     KICK => self.stats.kicks.add(1),
