@@ -237,3 +237,83 @@ fn set<T>(file: &impl AsRawFd, request: libc::Ioctl, argument: &T) -> io::Result
 fn checked(answer: libc::c_int) -> io::Result<()> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::net::tests::in_namespace;
+    use nix::unistd::{Uid, setfsuid};
+
+    fn open(tap: &str) -> Result<Tap, NetError> {
+        Tap::open(&tap.parse::<rvm_config::Net>().unwrap().tap)
+    }
+
+    fn refusal(tap: &str) -> NetError {
+        open(tap).err().expect("the tap is refused")
+    }
+
+    /// A descriptor connected to `tap0` in the format `flags`.
+    fn inherited(flags: libc::c_int) -> OwnedFd {
+        let file = File::options().read(true).write(true).open(TUN).unwrap();
+        let mut request = interface_request("tap0").unwrap();
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap();
+        set(&file, libc::TUNSETIFF, &request).unwrap();
+        file.into()
+    }
+
+    #[test]
+    fn a_tap_that_does_not_exist_is_not_made() {
+        in_namespace(|| {
+            for _ in 0..2 {
+                let error = refusal("nosuchtap");
+                assert!(matches!(&error, NetError::Missing(name) if name == "nosuchtap"));
+                assert!(error.to_string().contains("ip tuntap add nosuchtap mode tap"), "{error}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_tap_has_one_user_until_that_one_is_gone() {
+        in_namespace(|| {
+            let first = open("tap0").unwrap();
+            assert!(matches!(refusal("tap0"), NetError::Taken(_)));
+            drop(first);
+            open("tap0").unwrap();
+        });
+    }
+
+    #[test]
+    fn another_kind_of_interface_is_no_tap() {
+        in_namespace(|| {
+            assert!(matches!(refusal("lo"), NetError::NotATap(_)));
+            assert!(open("tap0").is_ok());
+        });
+    }
+
+    #[test]
+    fn a_user_without_access_is_told_what_would_give_it() {
+        in_namespace(|| {
+            // Of this thread only, for file accesses only.
+            setfsuid(Uid::from_raw(65534));
+            assert!(matches!(refusal("tap0"), NetError::Forbidden { .. }));
+        });
+    }
+
+    #[test]
+    fn an_inherited_descriptor_is_a_tap_with_the_header_or_refused() {
+        in_namespace(|| {
+            let plain = inherited(libc::IFF_TAP | libc::IFF_NO_PI);
+            let error = refusal(&format!("fd={}", plain.as_raw_fd()));
+            assert!(matches!(error, NetError::WrongFormat(_)), "{error}");
+            drop(plain);
+
+            let tap = inherited(WANTED);
+            let opened = open(&format!("fd={}", tap.as_raw_fd())).unwrap();
+            assert_ne!(opened.offloads() & TAP_BASIC, 0);
+        });
+        for fd in [File::open("/dev/null").unwrap().as_raw_fd(), 1 << 20] {
+            assert!(matches!(refusal(&format!("fd={fd}")), NetError::NotATapDescriptor { .. }));
+        }
+    }
+}
