@@ -24,7 +24,7 @@ pub enum Error {
     )]
     NoShell,
     /// The program is missing or is no program.
-    #[error("cannot run {program:?}")]
+    #[error("cannot run {}", .program.display())]
     Start {
         /// As given on the kernel command line.
         program: OsString,

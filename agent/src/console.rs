@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
+use nix::sys::termios::tcdrain;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -24,6 +25,12 @@ pub fn take() {
     if let Err(err) = result {
         say(&format!("cannot open /dev/console: {err}"));
     }
+}
+
+/// Waits until the console has taken all that was written to it.
+pub fn drain() {
+    // Fails where standard output is no terminal, which keeps nothing back.
+    let _ = tcdrain(std::io::stdout());
 }
 
 /// Prints a line on the console, with one write.

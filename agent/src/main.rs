@@ -12,6 +12,7 @@ mod reap;
 mod shutdown;
 mod sys;
 
+use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -83,7 +84,10 @@ fn run(signals: &Signals) -> u8 {
     let child = match command::start(&words) {
         Ok(child) => child,
         Err(err) => {
-            say(&err.to_string());
+            say(&match err.source() {
+                Some(source) => format!("{err}: {source}"),
+                None => err.to_string(),
+            });
             return err.exit_code();
         }
     };

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{pause, sync};
 use rvm_config::guest_abi::GuestEvent;
 
-use crate::console::say;
+use crate::console::{self, say};
 use crate::port::EventPort;
 use crate::reap::Signals;
 
@@ -40,6 +40,7 @@ pub fn power_off(code: u8) -> ! {
         Some(port) => port.tell(GuestEvent::Exit(code)),
         None => say(&format!("exit code {code}")),
     }
+    console::drain();
     // Without ACPI Linux cannot power off, and halts instead, for ever. A reset ends a guest, too.
     let modes = match Path::new("/sys/firmware/acpi").exists() {
         true => [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT],
