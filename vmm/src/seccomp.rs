@@ -109,7 +109,8 @@ const MAIN: &[Call] = &[
     // The terminal, raw and back.
     With(libc::SYS_ioctl, 1, libc::TCGETS),
     With(libc::SYS_ioctl, 1, libc::TCSETS),
-    // The vsock socket's name is removed at the end.
+    // The vsock socket's name is removed at the end, if it is still ours.
+    Any(libc::SYS_statx),
     Any(libc::SYS_unlink),
 ];
 

@@ -24,6 +24,7 @@ use crate::devices::serial::{self, Serial};
 use crate::devices::virtio::block::{Block, BlockError};
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::vsock::{Vsock, VsockError};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
 use crate::doctor;
 use crate::guest_files::{self, GuestFilesError};
@@ -77,6 +78,9 @@ pub enum BuildError {
     /// A disk cannot be used.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// The socket device cannot be made.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// A processor cannot be set up.
     #[error(transparent)]
     Regs(#[from] RegsError),
@@ -138,6 +142,9 @@ fn open_devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, BuildEr
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for disk in &config.disks {
         devices.push(Box::new(Block::open(disk)?));
+    }
+    if let Some(vsock) = &config.vsock {
+        devices.push(Box::new(Vsock::open(vsock)?));
     }
     if config.rng {
         devices.push(Box::new(Rng::new().map_err(BuildError::host("open /dev/urandom"))?));

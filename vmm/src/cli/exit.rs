@@ -7,6 +7,7 @@ use crate::arch::native::regs::RegsError;
 use crate::boot::{InitrdError, KernelError};
 use crate::cli::merge::MergeError;
 use crate::devices::virtio::block::BlockError;
+use crate::devices::virtio::vsock::VsockError;
 use crate::doctor::Verdict;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
@@ -56,6 +57,8 @@ pub fn of_build(error: &BuildError) -> u8 {
         BuildError::Kvm(error) => of_kvm(error),
         BuildError::NoHardware(error) => Verdict::of(error).exit_code(),
         BuildError::Block(error) => of_block(error),
+        BuildError::Vsock(VsockError::Exists(_)) => 65,
+        BuildError::Vsock(VsockError::Listen { .. }) => 66,
         BuildError::Regs(RegsError::Kvm(..) | RegsError::Msr(_) | RegsError::Memory(_)) => 13,
         BuildError::BootParameters(_) | BuildError::Host { .. } => HOST,
     }

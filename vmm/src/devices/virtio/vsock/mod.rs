@@ -26,7 +26,8 @@
 //! | call | for |
 //! |---|---|
 //! | `epoll_create1`, `epoll_ctl`, `epoll_wait`, `close` | its poller, made at each start; ends of connections |
-//! | `write` | the irqfd; a kick to itself; the line `OK <port>`; what was kept for a program |
+//! | `write` | the irqfd |
+//! | `sendto` | the line `OK <port>`; what was kept for a program |
 //! | `accept4`, `ioctl` FIONBIO | programs that connect |
 //! | `socket` AF_UNIX, `connect` | the guest's connections |
 //! | `recvfrom` | the line `CONNECT <port>` |
