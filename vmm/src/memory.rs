@@ -103,7 +103,9 @@ pub fn give_back(memory: &GuestMemoryMmap, start: u64, length: u64) -> io::Resul
     for region in memory.iter() {
         let region_start = region.start_addr().0;
         let region_end = region_start + region.len();
-        let from = start.max(region_start).next_multiple_of(PAGE);
+        let Some(from) = start.max(region_start).checked_next_multiple_of(PAGE) else {
+            continue;
+        };
         let to = start.saturating_add(length).min(region_end) / PAGE * PAGE;
         let Some(bytes) = to.checked_sub(from).filter(|bytes| *bytes > 0) else {
             continue;

@@ -11,6 +11,7 @@
 //! A device says what it is ([`VirtioDevice`]) and works on the queues it is given until told to stop. It
 //! knows neither registers nor threads. The queues cannot change under it: it owns them while it runs.
 
+pub mod balloon;
 pub mod block;
 pub mod config_space;
 pub mod interrupt;
