@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 LAB := cargo run --quiet --package rvm-tests --bin lab --
 
-.PHONY: help build test lab bench fuzz clean
+.PHONY: help build demo test lab bench fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -10,13 +10,16 @@ help: ## this list
 build: ## rvm, its agent and its guest, in target/release
 	@.ci/build
 
-test: build  ## every test; what needs KVM in the nested lab where this machine's is not real
+demo: build ## boot a microVM and show it working
+	@if $(LAB) kvm; then RVM_ARTIFACTS=target/release tests/demo; else $(LAB) run --with tests/demo -- demo; fi
+
+test: build ## every test; what needs KVM in the nested lab where this machine's is not real
 	@$(LAB) test
 
-lab: build  ## a shell in the nested lab, with the programs built here
+lab: build ## a shell in the nested lab, with the programs built here
 	@$(LAB) shell
 
-bench: build  ## the benchmarks, in lab time (executed instructions)
+bench: build ## the benchmarks, in lab time (executed instructions)
 	@$(LAB) bench
 
 fuzz: ## each fuzz target for 20 seconds

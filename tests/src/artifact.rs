@@ -22,12 +22,17 @@ pub fn vmlinux() -> PathBuf {
     directory().join("guest/vmlinux")
 }
 
-/// Our guest image (initramfs).
+/// Our guest image (initramfs), with the agent and a shell.
 pub fn initramfs() -> PathBuf {
     directory().join("guest/initramfs.cpio")
 }
 
 /// The guest image without a shell: the agent alone, which is what benchmarks boot.
+pub fn bare_initramfs() -> PathBuf {
+    directory().join("guest/initramfs-bare.cpio")
+}
+
+/// The guest image without a shell: the agent alone.
 pub fn bare_initramfs() -> PathBuf {
     directory().join("guest/initramfs-bare.cpio")
 }

@@ -18,11 +18,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::protocol::{Message, PORT};
 
-/// A lab that has not come up by then has hung (5 s is usual on an idle machine).
 /// The lab's processor: everything that TCG emulates, but what depends on XSAVE. TCG does not let KVM see a
 /// guest's XSETBV, so KVM puts XCR0 back behind the guest's back, and AVX in a guest then faults at random.
 const CPU: &str = "max,-xsave,-avx,-avx2,-vaes,-vpclmulqdq,-fma,-f16c,-pku";
 
+/// A lab that has not come up by then has hung (5 s is usual on an idle machine).
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 /// A lab that beats and has said nothing for so long has hung.

@@ -36,7 +36,7 @@ enum Action {
     Test(test::TestArgs),
     /// Run the benchmarks in the lab's deterministic mode.
     Bench(bench::BenchArgs),
-    /// Say whether this machine's KVM is real, or why not.
+    /// Say where virtual machines run: here (status 0), or in the lab and why (status 1).
     Kvm,
     /// Do the job on the payload disk (what runs inside the lab).
     #[command(hide = true)]
@@ -64,11 +64,11 @@ fn main() -> ExitCode {
 fn kvm() -> i32 {
     match rvm_tests::kvm::real() {
         Ok(()) => {
-            println!("this machine's KVM");
+            println!("virtual machines run on this machine's own KVM");
             0
         }
         Err(reason) => {
-            println!("the nested lab ({reason})");
+            println!("virtual machines run in the nested lab, because: {reason}");
             1
         }
     }

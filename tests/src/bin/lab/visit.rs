@@ -101,12 +101,10 @@ impl Visit {
         let job = Job { beat: !self.machine.deterministic, env: Vec::new(), work };
         self.payload.finish(&job, &self.machine.payload)?;
         let end = self.machine.run(self.directory.path(), on_message);
-        if !matches!(end, Ok(End::Done(_))) {
+        if self.machine.console == Console::Log && !matches!(end, Ok(End::Done(_))) {
             fs::remove_file(&self.machine.payload)?;
-            let kept = self.directory.keep();
-            if self.machine.console == Console::Log {
-                eprintln!("lab: its console is in {}", kept.join("console.log").display());
-            }
+            let console = self.directory.keep().join("console.log");
+            eprintln!("lab: its console is in {}", console.display());
         }
         end
     }
