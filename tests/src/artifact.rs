@@ -32,11 +32,6 @@ pub fn bare_initramfs() -> PathBuf {
     directory().join("guest/initramfs-bare.cpio")
 }
 
-/// The guest image without a shell: the agent alone.
-pub fn bare_initramfs() -> PathBuf {
-    directory().join("guest/initramfs-bare.cpio")
-}
-
 /// A disk handed to the lab by name (a block device inside, the image's file outside); `None` if there is none.
 ///
 /// Writes to it are lost when the lab ends, but every test of one run sees those of the tests before it.
