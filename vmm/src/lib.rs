@@ -14,6 +14,7 @@ pub mod guest_files;
 pub mod kvm;
 pub mod logging;
 pub mod memory;
+pub mod output_file;
 pub mod run;
 pub mod seccomp;
 pub mod stats;

@@ -64,7 +64,8 @@ impl Log for StderrLog {
         if dropped > 0 {
             writeln!(stderr, "rvm: {dropped} messages dropped").ok();
         }
-        writeln!(stderr, "rvm: {}: {}", record.level().as_str().to_ascii_lowercase(), record.args()).ok();
+        let line = one_line(&record.args().to_string());
+        writeln!(stderr, "rvm: {}: {line}", record.level().as_str().to_ascii_lowercase()).ok();
     }
 
     fn flush(&self) {}
@@ -76,6 +77,23 @@ pub fn start() {
     if log::set_logger(&LOG).is_ok() {
         log::set_max_level(level.unwrap_or(LevelFilter::Warn));
     }
+}
+
+/// A line of rvm's own to standard error; where that is closed, nowhere.
+pub fn say(text: &str) {
+    writeln!(std::io::stderr(), "rvm: {}", one_line(text)).ok();
+}
+
+/// `text` with its control characters written out: a file's name may have a newline in it, or worse.
+fn one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+        line
+    })
 }
 
 /// An error and its causes in one line.
@@ -92,6 +110,11 @@ pub fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_control_characters_stays_in_its_line() {
+        assert_eq!(one_line("disk 'a\n\x1b[2J\u{9b}é'"), r"disk 'a\n\u{1b}[2J\u{9b}é'");
+    }
 
     #[test]
     fn a_flood_is_cut_and_counted() {

@@ -2,6 +2,8 @@
 //!
 //! It waits for a few descriptors and does nothing else; the machine runs on the other threads.
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Write};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -9,11 +11,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::console::escape::{self, Command};
-use crate::console::{Input, Typed};
+use crate::console::{Ends, Input, Typed};
 use crate::devices::machine_event::EventRecord;
 use crate::event_loop::Poller;
 use crate::stats;
-use crate::vcpu::{VcpuEnd, VcpuError};
+use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread};
 use crate::vm::Vm;
 
 /// How a machine ended.
@@ -40,10 +42,14 @@ const EVENTS: u64 = 1;
 const VCPUS: u64 = 2;
 const SERIAL: u64 = 3;
 const INPUT: u64 = 4;
+const OUTPUT: u64 = 5;
+
+/// Keys that are kept for a guest that does not read them yet, so that the escape key behind them is heard.
+const TYPE_AHEAD: usize = 64 << 10;
 
 /// The signals that [`MainLoop`] takes.
 fn signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1])
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1])
 }
 
 /// Blocks the main loop's signals: to be called before any thread is started, so that all inherit it and the
@@ -56,22 +62,37 @@ pub fn block_signals() -> io::Result<()> {
 pub struct MainLoop {
     vm: Vm,
     input: Option<Input>,
+    /// Typed, and not yet the guest's.
+    typed: VecDeque<u8>,
+    output: Option<File>,
     signals: SignalFd,
     poller: Poller,
     paused: bool,
     watching_input: bool,
+    watching_output: bool,
 }
 
 impl MainLoop {
-    /// A loop for `vm`, whose guest reads `input`.
-    pub fn new(vm: Vm, input: Option<Input>) -> io::Result<Self> {
+    /// A loop for `vm`, whose console has these ends.
+    pub fn new(vm: Vm, console: Ends) -> io::Result<Self> {
+        let Ends { input, output } = console;
         let poller = Poller::new()?;
         let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         poller.add(&signals, SIGNALS, EventSet::IN)?;
         poller.add(vm.events().wake(), EVENTS, EventSet::IN)?;
         poller.add(vm.vcpu_ended(), VCPUS, EventSet::IN)?;
         poller.add(vm.serial().attention(), SERIAL, EventSet::IN)?;
-        let mut this = Self { vm, input, signals, poller, paused: false, watching_input: false };
+        let mut this = Self {
+            vm,
+            input,
+            typed: VecDeque::new(),
+            output,
+            signals,
+            poller,
+            paused: false,
+            watching_input: false,
+            watching_output: false,
+        };
         this.watch_input(true);
         Ok(this)
     }
@@ -85,8 +106,28 @@ impl MainLoop {
             }
         };
         self.vm.pause();
-        self.vm.serial().flush();
+        self.flush_output();
+        if !matches!(end, End::Quit | End::Signal(_)) {
+            self.drain_output()?;
+        }
         Ok((end, self.vm))
+    }
+
+    /// Waits until the guest's last words are taken, or a signal says that nobody will.
+    fn drain_output(&mut self) -> io::Result<()> {
+        for event in [self.vm.events().wake(), self.vm.vcpu_ended(), self.vm.serial().attention()] {
+            self.poller.remove(event)?;
+        }
+        self.watch_input(false);
+        while self.watching_output {
+            for (token, _) in self.poller.wait(-1)? {
+                if token == SIGNALS && self.on_signal()?.is_some() {
+                    return Ok(());
+                }
+                self.flush_output();
+            }
+        }
+        Ok(())
     }
 
     /// Waits once, and does what there is to do.
@@ -97,6 +138,10 @@ impl MainLoop {
                 EVENTS => self.on_event(),
                 VCPUS => self.on_vcpu_end(),
                 SERIAL => self.on_serial(),
+                OUTPUT => {
+                    self.flush_output();
+                    None
+                }
                 _ => self.on_input(),
             };
             if end.is_some() {
@@ -136,39 +181,70 @@ impl MainLoop {
         if let Some(end) = self.on_event() {
             return Some(end);
         }
-        let ended = self.vm.vcpus().iter().position(|vcpu| vcpu.has_ended())?;
-        let mut vcpus = self.vm.take_vcpus();
-        let (_, end) = vcpus.swap_remove(ended).stop();
-        match end {
+        self.vm.vcpus_mut().iter_mut().filter_map(VcpuThread::take_end).find_map(|end| match end {
             VcpuEnd::TripleFault => Some(End::TripleFault),
             VcpuEnd::Failed(error) => Some(End::Failed(error)),
             VcpuEnd::Stopped => None,
-        }
+        })
     }
 
     fn on_serial(&mut self) -> Option<End> {
         self.vm.serial().attention().read().ok();
-        if self.vm.serial().output_blocked() {
-            self.vm.serial().flush();
-        }
+        self.flush_output();
+        self.pass_input_on();
         self.watch_input(true);
         None
     }
 
-    /// Passes input on as long as the guest has room for it.
+    /// Sends what the guest wrote, and waits for the other end where that takes no more.
+    fn flush_output(&mut self) {
+        let blocked = {
+            let mut serial = self.vm.serial();
+            if serial.output_blocked() {
+                serial.flush();
+            }
+            serial.output_blocked()
+        };
+        let Some(output) = self.output.as_ref().filter(|_| blocked != self.watching_output) else {
+            return;
+        };
+        let changed = match blocked {
+            true => self.poller.add(output, OUTPUT, EventSet::OUT),
+            false => self.poller.remove(output),
+        };
+        // What cannot be waited for is a file, which always takes more.
+        self.watching_output = blocked && changed.is_ok();
+    }
+
+    /// Reads input: from a terminal in any case, from elsewhere as long as the guest has room for it.
     fn on_input(&mut self) -> Option<End> {
-        let space = self.vm.serial().free_space();
-        let Some(input) = self.input.as_mut().filter(|_| space > 0) else {
+        let room = match self.input.as_ref().is_some_and(Input::is_terminal) {
+            true => TYPE_AHEAD.saturating_sub(self.typed.len()),
+            false => self.vm.serial().free_space(),
+        };
+        let Some(input) = self.input.as_mut().filter(|_| room > 0) else {
             self.watch_input(false);
             return None;
         };
-        let Typed { bytes, commands, ended } = input.read(space);
-        self.vm.serial().enqueue(&bytes);
+        let Typed { bytes, commands, ended } = input.read(room);
+        self.typed.extend(bytes);
+        self.pass_input_on();
         if ended {
             self.watch_input(false);
             self.input = None;
         }
         commands.into_iter().find_map(|command| self.on_command(command))
+    }
+
+    /// Gives the guest what it has room for now; the rest when [`Self::on_serial`] hears of more.
+    fn pass_input_on(&mut self) {
+        while !self.typed.is_empty() {
+            let taken = self.vm.serial().enqueue(self.typed.make_contiguous());
+            if taken == 0 {
+                return;
+            }
+            self.typed.drain(..taken);
+        }
     }
 
     fn on_command(&mut self, command: Command) -> Option<End> {

@@ -215,9 +215,14 @@ impl VcpuThread {
         &self.exits
     }
 
-    /// Whether the thread ended by itself.
-    pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Why the thread ended by itself; `None` while it runs, and once that was told.
+    ///
+    /// # Panics
+    /// When the thread panicked.
+    pub fn take_end(&mut self) -> Option<VcpuEnd> {
+        let thread = self.thread.take_if(|thread| thread.is_finished())?;
+        let (_, end) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Some(end)
     }
 
     /// Lets the processor run.
@@ -235,11 +240,11 @@ impl VcpuThread {
     /// Ends the thread; gives the processor and why it ended.
     ///
     /// # Panics
-    /// When the thread panicked.
+    /// When the thread panicked, or its end was taken before.
     pub fn stop(mut self) -> (Vcpu, VcpuEnd) {
         self.gate.set(Wish::Stop);
         self.kick();
-        let thread = self.thread.take().expect("the thread is taken by stop alone");
+        let thread = self.thread.take().expect("the processor has not ended by itself");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 

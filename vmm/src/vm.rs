@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::native::regs::RegsError;
 use crate::arch::native::{cpuid, layout, regs};
-use crate::boot::{self, CmdlineError, InitrdError, KernelError, Machine, NamedFile};
+use crate::boot::{self, CmdlineError, FileKind, InitrdError, KernelError, Machine, NamedFile, OpenError};
 use crate::bus::Bus;
 use crate::devices::acpi_power::{self, AcpiPower};
 use crate::devices::event_port::{self, EventPort};
@@ -30,6 +30,7 @@ use crate::doctor;
 use crate::guest_files::{self, GuestFilesError};
 use crate::kvm::{self, KvmError};
 use crate::memory::{self, MemoryError};
+use crate::output_file::OutputFileError;
 use crate::seccomp::{Filters, ThreadKind};
 use crate::timing::{Phase, Timing};
 use crate::vcpu::{self, Vcpu, VcpuThread};
@@ -47,16 +48,8 @@ pub enum BuildError {
     #[error(transparent)]
     GuestFiles(#[from] GuestFilesError),
     /// A file of the guest cannot be opened.
-    #[error("cannot open {what} '{path}'")]
-    Open {
-        /// "kernel" or "initrd".
-        what: &'static str,
-        /// As given.
-        path: std::path::PathBuf,
-        /// The host's reason.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The kernel cannot be booted.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -84,6 +77,9 @@ pub enum BuildError {
     /// A processor cannot be set up.
     #[error(transparent)]
     Regs(#[from] RegsError),
+    /// A file that is to be written cannot be.
+    #[error(transparent)]
+    Output(#[from] OutputFileError),
     /// The boot parameters do not fit into guest memory.
     #[error("cannot write boot parameters to guest memory")]
     BootParameters(#[from] GuestMemoryError),
@@ -129,11 +125,8 @@ pub fn open(config: &VmConfig) -> Result<Parts, BuildError> {
     config.validate()?;
     let cmdline = boot::compose(&config.kernel)?;
     let (kernel, initrd) = guest_files::paths(&config.kernel)?;
-    let named = |what, path: std::path::PathBuf| {
-        NamedFile::open(&path).map_err(|source| BuildError::Open { what, path, source })
-    };
-    let kernel = named("kernel", kernel)?;
-    let initrd = initrd.map(|path| named("initrd", path)).transpose()?;
+    let kernel = NamedFile::open(FileKind::Kernel, kernel)?;
+    let initrd = initrd.map(|path| NamedFile::open(FileKind::Initrd, path)).transpose()?;
     Ok(Parts { kernel, initrd, cmdline, devices: open_devices(config)? })
 }
 
@@ -324,9 +317,9 @@ impl Vm {
         &self.vcpus
     }
 
-    /// Takes the processors out, for their end.
-    pub fn take_vcpus(&mut self) -> Vec<VcpuThread> {
-        std::mem::take(&mut self.vcpus)
+    /// The processors, to ask for their end.
+    pub fn vcpus_mut(&mut self) -> &mut [VcpuThread] {
+        &mut self.vcpus
     }
 
     /// The virtio devices.

@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
 use crate::{MemorySize, Tap, VmConfig};
 
 /// Most virtual CPUs of a machine.
@@ -65,6 +68,13 @@ pub enum ConfigError {
     /// A socket path too long for the system.
     #[error("vsock socket path '{0}' is too long: at most {MAX_SOCKET_PATH} bytes")]
     SocketPath(String),
+}
+
+/// A number of vCPUs in JSON; what is out of bounds of the type is out of bounds of the machine.
+pub(crate) fn cpus<'de, D: Deserializer<'de>>(json: D) -> Result<u8, D::Error> {
+    let number = u64::deserialize(json)?;
+    u8::try_from(number)
+        .map_err(|_| D::Error::custom(format!("cpus cannot be {number}: a VM has 1 to {MAX_CPUS}")))
 }
 
 impl VmConfig {

@@ -15,6 +15,7 @@ pub struct VmConfig {
     /// What the machine boots.
     pub kernel: Kernel,
     /// Virtual CPUs: 1 to [`crate::MAX_CPUS`].
+    #[serde(deserialize_with = "crate::limits::cpus")]
     pub cpus: u8,
     /// Memory: [`crate::MIN_MEMORY`] to [`crate::MAX_MEMORY`].
     pub memory: MemorySize,

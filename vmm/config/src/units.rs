@@ -17,7 +17,7 @@ pub struct MemorySize {
 
 /// Why a text is no amount of memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an amount of memory: write for example 256M or 2G")]
+#[error("'{0}' is not an amount of memory that a VM can have: write for example 256M or 2G")]
 pub struct UnitError(String);
 
 impl MemorySize {

@@ -41,13 +41,8 @@ pub(super) fn load(
     kernel_end: u64,
     end: u64,
 ) -> Result<(u32, u32), InitrdError> {
-    let NamedFile { mut file, path } = image;
+    let NamedFile { mut file, path, length } = image;
     let read = |source| InitrdError::Read { path: path.clone(), source };
-    let metadata = file.metadata().map_err(read)?;
-    if metadata.is_dir() {
-        return Err(read(io::ErrorKind::IsADirectory.into()));
-    }
-    let length = metadata.len();
     let address = place(length, kernel_end, end).ok_or_else(|| InitrdError::Memory {
         path: path.clone(),
         needed: length.div_ceil(1 << 20),

@@ -29,17 +29,11 @@ pub struct LoadedKernel {
 /// Why a file cannot be booted.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The path is a directory.
-    #[error("cannot boot kernel '{0}': it is a directory; give an ELF vmlinux or a bzImage")]
-    Directory(PathBuf),
-    /// No byte in it.
-    #[error("cannot boot kernel '{0}': the file is empty; give an ELF vmlinux or a bzImage")]
-    Empty(PathBuf),
     /// Neither of the formats.
-    #[error("cannot boot kernel '{0}': it is neither an ELF vmlinux nor a bzImage")]
+    #[error("cannot boot kernel '{0}': it is no kernel; give the path of an ELF vmlinux or a bzImage")]
     Format(PathBuf),
     /// Made for other processors.
-    #[error("cannot boot kernel '{path}': it is for {machine}, this machine is x86-64")]
+    #[error("cannot boot kernel '{path}': it is for {machine}, this machine is x86-64; build it for x86-64")]
     Architecture {
         /// The kernel's path.
         path: PathBuf,
@@ -63,7 +57,7 @@ pub enum KernelError {
         size: u64,
     },
     /// A format that claims what cannot be.
-    #[error("cannot boot kernel '{path}': the image is damaged ({reason})")]
+    #[error("cannot boot kernel '{path}': the image is damaged ({reason}); build or copy it again")]
     Damaged {
         /// The kernel's path.
         path: PathBuf,
@@ -102,25 +96,12 @@ const XLF_KERNEL_64: u8 = 1;
 
 /// Loads the kernel of `image` at the addresses it asks for.
 pub(super) fn load(memory: &GuestMemoryMmap, mut image: NamedFile) -> Result<LoadedKernel, KernelError> {
-    let size = check_file(&image)?;
+    let size = image.length;
     let head = read_head(&mut image)?;
     match format(&head, &image.path)? {
         Format::Elf => load_elf(memory, image, size),
         Format::BzImage => load_bzimage(memory, image, size, &head),
     }
-}
-
-/// The file's length, if it is a file with anything in it.
-fn check_file(image: &NamedFile) -> Result<u64, KernelError> {
-    let path = || image.path.clone();
-    let metadata = image.file.metadata().map_err(|source| KernelError::Read { path: path(), source })?;
-    if metadata.is_dir() {
-        return Err(KernelError::Directory(path()));
-    }
-    if metadata.is_file() && metadata.len() == 0 {
-        return Err(KernelError::Empty(path()));
-    }
-    Ok(metadata.len())
 }
 
 fn read_head(image: &mut NamedFile) -> Result<Vec<u8>, KernelError> {

@@ -4,9 +4,7 @@
 mod cmdline;
 mod initrd;
 mod kernel;
-
-use std::fs::File;
-use std::path::{Path, PathBuf};
+mod named_file;
 
 use linux_loader::loader::bootparam::setup_header;
 use rvm_config::MemorySize;
@@ -15,26 +13,11 @@ use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 pub use cmdline::{CmdlineError, compose};
 pub use initrd::InitrdError;
 pub use kernel::{KernelError, LoadedKernel};
+pub use named_file::{FileKind, NamedFile, OpenError};
 
 use crate::arch::native::regs::Entry;
 use crate::arch::native::zero_page::Placed;
 use crate::arch::native::{acpi, layout, start_info, zero_page};
-
-/// A file together with the path it was opened by, for messages.
-#[derive(Debug)]
-pub struct NamedFile {
-    /// Open for reading.
-    pub file: File,
-    /// As the user gave it.
-    pub path: PathBuf,
-}
-
-impl NamedFile {
-    /// Opens `path` for reading.
-    pub fn open(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: File::open(path)?, path: path.to_owned() })
-    }
-}
 
 /// Tells the kernel what it finds where: boot parameters by the protocol of its entry, and the ACPI tables.
 pub fn describe(

@@ -2,16 +2,19 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 
-use super::exit;
+use super::exit::{self, Status};
 use super::merge::BootArgs;
-use crate::console::{self, terminal};
+use crate::console::{Console, terminal};
+use crate::logging::{self, say};
+use crate::output_file::OutputFile;
 use crate::run::{self, End, MainLoop};
 use crate::seccomp::{Filters, ThreadKind};
+use crate::stats;
 use crate::timing::{Phase, Timing};
 use crate::vm::{self, BuildError, Vm};
-use crate::{logging, stats};
 use rvm_config::VmConfig;
 
 /// Boots the machine that `args` mean and waits for its end; gives the exit status.
@@ -24,42 +27,45 @@ pub fn run(args: BootArgs, mut timing: Timing) -> u8 {
     if args.print_config {
         return print_config(&machine);
     }
-    // Opened before the threads are confined: none of them may open files then.
-    let trace = match args.timing.iter().flatten().next().map(File::create).transpose() {
-        Ok(trace) => trace,
-        Err(error) => {
-            eprintln!("rvm: cannot create the trace file: {error}");
-            return exit::HOST;
-        }
-    };
-    match boot(&machine, &mut timing) {
-        Ok((end, vm)) => {
-            terminal::restore();
-            report(&args, &end, &vm, timing, trace)
-        }
-        Err(error) => {
-            terminal::restore();
-            fail(&error, exit::of_build(&error))
-        }
+    let trace = args.timing.as_ref().and_then(Option::as_deref);
+    let ended = boot(&machine, trace, &mut timing);
+    terminal::restore();
+    match ended {
+        Ok(ended) => report(&args, ended, timing),
+        Err(error) => fail(&error, exit::of_build(&error)),
     }
 }
 
-fn boot(machine: &VmConfig, timing: &mut Timing) -> Result<(End, Vm), BuildError> {
+/// A machine after its end, and where the trace of its boot goes.
+struct Ended {
+    end: End,
+    vm: Vm,
+    trace: Option<File>,
+}
+
+fn boot(machine: &VmConfig, trace: Option<&Path>, timing: &mut Timing) -> Result<Ended, BuildError> {
     run::block_signals().map_err(BuildError::host("block signals"))?;
     let parts = vm::open(machine)?;
-    let (output, input) = console::open(&machine.console).map_err(BuildError::host("open the console"))?;
+    let trace = trace.map(|path| OutputFile::open("the trace", path)).transpose()?;
+    let console = Console::open(&machine.console)?;
+    let output = console.writer().map_err(BuildError::host("open the console"))?;
     let filters = Filters::new(machine.seccomp)
         .map_err(BuildError::host("install the handler of seccomp violations"))?;
     timing.mark(Phase::Open);
     let vm = vm::build(machine, parts, output, &filters, timing)?;
-    let main_loop = MainLoop::new(vm, input).map_err(BuildError::host("wait for events"))?;
+    // The user's files and terminal are left alone until nothing can fail any more that is likely to.
+    let trace = trace.map(OutputFile::begin).transpose().map_err(BuildError::host("empty the trace file"))?;
+    let console = console.begin().map_err(BuildError::host("set up the console"))?;
+    let main_loop = MainLoop::new(vm, console).map_err(BuildError::host("wait for events"))?;
     filters.confine(ThreadKind::Main)();
     timing.mark(Phase::FirstInstruction);
-    main_loop.run().map_err(BuildError::host("wait for events"))
+    let (end, vm) = main_loop.run().map_err(BuildError::host("wait for events"))?;
+    Ok(Ended { end, vm, trace })
 }
 
 /// Says how the machine ended, where that is not what the user asked for, and what was asked to be printed.
-fn report(args: &BootArgs, end: &End, vm: &Vm, mut timing: Timing, trace: Option<File>) -> u8 {
+fn report(args: &BootArgs, ended: Ended, mut timing: Timing) -> u8 {
+    let Ended { end, vm, trace } = ended;
     let record = vm.events().record();
     let after_boot = [(Phase::KernelToInit, record.init_started), (Phase::InitToReady, record.ready)];
     for (phase, when) in after_boot {
@@ -67,46 +73,52 @@ fn report(args: &BootArgs, end: &End, vm: &Vm, mut timing: Timing, trace: Option
             timing.mark_at(phase, when);
         }
     }
-    match end {
+    match &end {
         End::PowerOff(_) | End::Quit => {}
-        End::Reset => eprintln!("rvm: the guest asked for a reset; the VM ends"),
-        End::Panic => eprintln!("rvm: the guest's kernel panicked; its last lines on the console say why"),
-        End::TripleFault => eprintln!("rvm: the guest crashed (triple fault)"),
-        End::Signal(signal) => eprintln!("rvm: ended by {signal}"),
-        End::Failed(error) => eprintln!("rvm: {}", logging::chain(error)),
+        End::Reset => say("the guest asked for a reset; the VM ends"),
+        End::Panic => say("the guest's kernel panicked; its last lines on the console say why"),
+        End::TripleFault => say("the guest crashed (triple fault)"),
+        End::Signal(signal) => say(&format!("ended by {signal}")),
+        End::Failed(error) => say(&logging::chain(error)),
     }
+    // A closed standard error takes neither, and there is nowhere else to say so.
     if args.stats {
-        eprint!("{}", stats::collect(vm));
+        write!(io::stderr(), "{}", stats::collect(&vm)).ok();
     }
     match trace {
-        None if args.timing.is_some() => eprint!("{timing}"),
+        None if args.timing.is_some() => drop(write!(io::stderr(), "{timing}")),
         None => {}
         Some(file) => {
             if let Err(error) = write_trace(file, &timing) {
-                eprintln!("rvm: cannot write the trace: {error}");
-                return exit::HOST;
+                say(&format!("cannot write the trace: {error}"));
+                return Status::Output.into();
             }
         }
     }
-    exit::of_end(end)
+    exit::of_end(&end)
 }
 
-fn write_trace(mut file: File, timing: &Timing) -> std::io::Result<()> {
+fn write_trace(mut file: File, timing: &Timing) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(&timing.chrome_trace())?)
 }
 
 fn print_config(machine: &VmConfig) -> u8 {
-    match serde_json::to_string_pretty(machine) {
-        Ok(json) => {
-            println!("{json}");
-            0
+    if let Err(error) = machine.validate() {
+        return fail(&error, exit::of_config(&error));
+    }
+    // Fails on a path that is not UTF-8, which JSON cannot carry.
+    let json = serde_json::to_string_pretty(machine).map_err(io::Error::other);
+    match json.and_then(|json| super::print(&format!("{json}\n"))) {
+        Ok(()) => Status::Done.into(),
+        Err(error) => {
+            say(&format!("cannot print the configuration: {error}"));
+            Status::Output.into()
         }
-        Err(error) => fail(&error, exit::HOST),
     }
 }
 
 /// One line: what was attempted, on what, why, what to do.
-fn fail(error: &(dyn Error + 'static), status: u8) -> u8 {
-    eprintln!("rvm: {}", logging::chain(error));
-    status
+fn fail(error: &(dyn Error + 'static), status: Status) -> u8 {
+    say(&logging::chain(error));
+    status.into()
 }

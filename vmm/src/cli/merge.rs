@@ -2,11 +2,12 @@
 //!
 //! A flag replaces what the file says; `--disk` and `--net` add to it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
-use rvm_config::{Balloon, Console, Disk, MemorySize, Net, VmConfig, Vsock};
+use rvm_config::{Balloon, Console, Disk, MAX_CPUS, MemorySize, Net, VmConfig, Vsock};
 
 /// The flags of `rvm boot`.
 #[derive(Args, Debug, Default)]
@@ -27,10 +28,10 @@ pub struct BootArgs {
     #[arg(long)]
     bare_cmdline: bool,
     /// Number of vCPUs, 1 to 32 [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = cpus)]
     cpus: Option<u8>,
     /// Memory, as 256M or 2G, from 64M [default: 128M]
-    #[arg(short, long, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
     memory: Option<MemorySize>,
     /// Disk: PATH[,ro][,id=NAME][,engine=auto|io-uring|sync]; may be repeated
     #[arg(long = "disk", value_name = "DISK")]
@@ -82,26 +83,35 @@ pub enum MergeError {
         #[source]
         source: io::Error,
     },
+    /// It is longer than any configuration.
+    #[error("cannot read configuration '{0}': it is longer than {LONGEST} bytes; is it the right file?")]
+    Long(PathBuf),
     /// It is no configuration.
-    #[error("cannot use configuration '{path}': {source}")]
+    #[error(
+        "cannot use configuration '{path}': {reason}; correct it (`rvm boot --print-config` shows what it looks like)"
+    )]
     Parse {
         /// The file.
         path: PathBuf,
         /// What is wrong, with line and column.
-        source: serde_json::Error,
+        reason: String,
     },
     /// An argument that a kernel command line cannot carry.
     #[error(
         "cannot pass the argument {0:?} to the guest's command: the kernel command line takes printable ASCII \
-         without double quotes; put the command into a script in the guest"
+         without double quotes, and no '--' alone; put the command into a script in the guest"
     )]
     Argument(String),
     /// More arguments than the kernel hands over.
     #[error(
-        "cannot pass {0} arguments to the guest's command: the kernel hands over at most {MAX_ARGUMENTS}"
+        "cannot pass {0} arguments to the guest's command: the kernel hands over at most {MAX_ARGUMENTS}; put the \
+         command into a script in the guest"
     )]
     Arguments(usize),
 }
+
+/// A configuration is some lines; this bounds what is read of a device that never ends.
+const LONGEST: u64 = 1 << 20;
 
 /// What the kernel hands to its first process, which takes one itself (CONFIG_INIT_ENV_ARG_LIMIT).
 const MAX_ARGUMENTS: usize = 31;
@@ -136,16 +146,42 @@ impl BootArgs {
         }
         if !self.command.is_empty() {
             let words = for_init(&self.command)?;
-            kernel.cmdline = format!("{} -- {words}", kernel.cmdline).trim_start().to_owned();
+            let kernels_own = kernels_own(&kernel.cmdline);
+            kernel.cmdline = format!("{kernels_own} -- {words}").trim_start().to_owned();
         }
         Ok(())
     }
 }
 
 fn read(path: &PathBuf) -> Result<VmConfig, MergeError> {
-    let read = |source| MergeError::Read { path: path.clone(), source };
-    let text = std::fs::read_to_string(path).map_err(read)?;
-    serde_json::from_str(&text).map_err(|source| MergeError::Parse { path: path.clone(), source })
+    let mut text = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text));
+    file.map_err(|source| MergeError::Read { path: path.clone(), source })?;
+    if text.len() as u64 > LONGEST {
+        return Err(MergeError::Long(path.clone()));
+    }
+    serde_json::from_slice(&text)
+        .map_err(|error| MergeError::Parse { path: path.clone(), reason: error.to_string() })
+}
+
+/// The number of vCPUs; what is out of bounds of the type is out of bounds of the machine.
+fn cpus(text: &str) -> Result<u8, String> {
+    text.parse().map_err(|_| format!("a VM has 1 to {MAX_CPUS}"))
+}
+
+/// What stands before `--` in a kernel command line; behind it is the command of the first process.
+fn kernels_own(cmdline: &str) -> &str {
+    let (mut quoted, mut start) = (false, 0);
+    for (at, character) in cmdline.char_indices().chain([(cmdline.len(), ' ')]) {
+        quoted ^= character == '"';
+        if character == ' ' && !quoted {
+            if &cmdline[start..at] == "--" {
+                return cmdline[..start].trim_end();
+            }
+            start = at + 1;
+        }
+    }
+    cmdline
 }
 
 /// The command as the kernel takes it apart again: words with spaces in double quotes.
@@ -153,7 +189,10 @@ fn for_init(command: &[String]) -> Result<String, MergeError> {
     if command.len() > MAX_ARGUMENTS {
         return Err(MergeError::Arguments(command.len()));
     }
-    let quote = |word: &String| match word.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"') {
+    // The kernel ends what it hands over at a word `--`, in quotes or not.
+    let fits =
+        |word: &str| word != "--" && word.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"');
+    let quote = |word: &String| match fits(word) {
         true if word.is_empty() || word.contains(' ') => Ok(format!("\"{word}\"")),
         true => Ok(word.clone()),
         false => Err(MergeError::Argument(word.clone())),
@@ -204,7 +243,22 @@ mod tests {
         assert_eq!(for_init(&command).unwrap(), r#"sh -c "echo a b" """#);
         assert!(matches!(for_init(&["a\"b".into()]), Err(MergeError::Argument(_))));
         assert!(matches!(for_init(&["a\nb".into()]), Err(MergeError::Argument(_))));
+        assert!(matches!(for_init(&["--".into()]), Err(MergeError::Argument(_))));
         assert!(matches!(for_init(&vec![String::from("a"); 32]), Err(MergeError::Arguments(32))));
+    }
+
+    #[test]
+    fn a_command_replaces_the_one_of_the_file() {
+        for (cmdline, own) in [
+            ("quiet -- ls -l", "quiet"),
+            ("-- ls", ""),
+            ("quiet --", "quiet"),
+            ("x=\"a -- b\" --y", "x=\"a -- b\" --y"),
+        ] {
+            assert_eq!(kernels_own(cmdline), own, "{cmdline}");
+        }
+        let args = args("--cmdline -- -- true");
+        assert_eq!(args.machine().unwrap().kernel.cmdline, "-- true");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod boot;
 mod doctor;
 pub mod exit;
 mod merge;
+mod usage;
 
 use clap::{Parser, Subcommand};
 
@@ -27,8 +28,17 @@ enum Command {
 
 /// Runs the command line of this process; gives its exit status.
 pub fn main(timing: Timing) -> u8 {
-    match Cli::parse().command {
-        Command::Boot(args) => boot::run(*args, timing),
-        Command::Doctor(args) => doctor::run(&args),
+    match Cli::try_parse().map(|cli| cli.command) {
+        Ok(Command::Boot(args)) => boot::run(*args, timing),
+        Ok(Command::Doctor(args)) => doctor::run(&args),
+        Err(error) => usage::report(&error),
     }
+}
+
+/// Prints `text` to standard output. Unlike `print!`, it takes a closed one for no bug of ours.
+fn print(text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }

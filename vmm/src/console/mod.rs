@@ -1,17 +1,39 @@
-//! The user's end of the serial console: standard input and output, raw when they are a terminal.
+//! The user's end of the serial console: standard input and output, raw when they are a terminal; or a file.
 
 pub mod escape;
 pub mod terminal;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
+use nix::fcntl::OFlag;
 use rvm_config::Console as ConsoleConfig;
 
 use crate::devices::serial::PolledWriter;
+use crate::output_file::{OutputFile, OutputFileError};
 use escape::{Command, Escape};
 use terminal::RawTerminal;
+
+/// The console's ends on the host, opened. The user's terminal and file are as they were.
+pub enum Console {
+    /// Standard input and output.
+    Stdio,
+    /// A file; no input.
+    File(OutputFile),
+    /// Nothing.
+    None,
+}
+
+/// The console's ends in use.
+#[derive(Default)]
+pub struct Ends {
+    /// Where the guest's input comes from.
+    pub input: Option<Input>,
+    /// What the guest's output goes to, to wait for when it takes no more.
+    pub output: Option<File>,
+}
 
 /// Where the guest's input comes from.
 pub struct Input {
@@ -22,16 +44,52 @@ pub struct Input {
     _raw: Option<RawTerminal>,
 }
 
-/// Opens what `config` says: where the guest's output goes, and where its input comes from.
-pub fn open(config: &ConsoleConfig) -> io::Result<(Box<dyn Write + Send>, Option<Input>)> {
-    match config {
-        ConsoleConfig::None => Ok((Box::new(io::sink()), None)),
-        ConsoleConfig::File(path) => Ok((Box::new(File::create(path)?), None)),
-        ConsoleConfig::Stdio => {
-            let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            Ok((Box::new(PolledWriter(output)), open_stdin()?))
+impl Console {
+    /// Opens what `config` says.
+    pub fn open(config: &ConsoleConfig) -> Result<Self, OutputFileError> {
+        Ok(match config {
+            ConsoleConfig::None => Self::None,
+            ConsoleConfig::File(path) => Self::File(OutputFile::open("the console", path)?),
+            ConsoleConfig::Stdio => Self::Stdio,
+        })
+    }
+
+    /// What takes the guest's output. It answers `WouldBlock` rather than block.
+    pub fn writer(&self) -> io::Result<Box<dyn Write + Send>> {
+        Ok(match self {
+            Self::None => Box::new(io::sink()),
+            Self::File(file) => Box::new(file.handle()?),
+            Self::Stdio => stdout_writer()?,
+        })
+    }
+
+    /// Begins: the file is emptied, the terminal made raw.
+    pub fn begin(self) -> io::Result<Ends> {
+        match self {
+            Self::None => Ok(Ends::default()),
+            Self::File(file) => file.begin().map(|_| Ends::default()),
+            Self::Stdio => {
+                let output = io::stdout().as_fd().try_clone_to_owned()?;
+                Ok(Ends { input: open_stdin()?, output: Some(output.into()) })
+            }
         }
     }
+}
+
+/// Standard output without blocking. The flag that says so belongs to the open file, which other processes
+/// share: so a terminal or pipe is opened once more.
+fn stdout_writer() -> io::Result<Box<dyn Write + Send>> {
+    let shared = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let kind = shared.metadata()?.file_type();
+    if kind.is_fifo() || shared.is_terminal() {
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let own = OpenOptions::new().write(true).custom_flags(flags.bits()).open("/proc/self/fd/1");
+        if let Ok(own) = own {
+            return Ok(Box::new(own));
+        }
+    }
+    // A socket, which cannot be opened again; another user's terminal; a file, which never blocks.
+    Ok(Box::new(PolledWriter(shared)))
 }
 
 /// Standard input; `None` when it is closed.
@@ -60,6 +118,11 @@ impl Input {
     /// The descriptor to wait on.
     pub fn descriptor(&self) -> &File {
         &self.source
+    }
+
+    /// Whether a person types it, with an escape key that must be heard even when the guest does not listen.
+    pub fn is_terminal(&self) -> bool {
+        self.escape.is_some()
     }
 
     /// Reads at most `space` bytes for the guest.
