@@ -17,10 +17,8 @@ pub enum Phase {
     Memory,
     /// Kernel and initrd in memory, boot parameters written.
     KernelLoad,
-    /// /dev/kvm, VM and interrupt controllers.
+    /// VM, interrupt controllers and processors, as far as they took longer than the kernel load beside them.
     Kvm,
-    /// Processors made.
-    Vcpus,
     /// Devices connected, threads started.
     Devices,
     /// The rest, up to the first instruction of the guest.
@@ -39,7 +37,6 @@ impl Phase {
             Self::Memory => "memory",
             Self::Kvm => "KVM",
             Self::KernelLoad => "kernel load",
-            Self::Vcpus => "vCPUs",
             Self::Devices => "devices",
             Self::FirstInstruction => "first instruction",
             Self::KernelToInit => "kernel entry to init",

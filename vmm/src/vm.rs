@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use rvm_config::VmConfig;
 use rvm_config::guest_abi::EVENT_PORT;
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
@@ -13,7 +13,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::native::regs::RegsError;
 use crate::arch::native::{cpuid, layout, regs};
-use crate::boot::{self, CmdlineError, FileKind, InitrdError, KernelError, Machine, NamedFile, OpenError};
+use crate::boot::{
+    self, CmdlineError, FileKind, InitrdError, KernelError, LoadedKernel, Machine, NamedFile, OpenError,
+};
 use crate::bus::Bus;
 use crate::devices::acpi_power::{self, AcpiPower};
 use crate::devices::event_port::{self, EventPort};
@@ -157,28 +159,19 @@ pub fn build(
     let memory = memory::allocate(config.memory)?;
     timing.mark(Phase::Memory);
 
-    // Before KVM, so that what is wrong with a file is said on any host.
-    let kernel = boot::load_kernel(&memory, kernel)?;
-    let initrd = initrd.map(|image| boot::load_initrd(&memory, image, &kernel, config.memory));
-    let machine = Machine {
-        size: config.memory,
-        initrd: initrd.transpose()?.unwrap_or_default(),
-        cmdline_length: boot::write_cmdline(&memory, &cmdline)?,
-        cpus: config.cpus,
-        virtio_devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),
-    };
-    boot::describe(&memory, &kernel, &machine)?;
-    timing.mark(Phase::KernelLoad);
-
-    let kvm = kvm::open()?;
-    check_hardware()?;
-    let fd = kvm::create_vm(&kvm, &memory)?;
-    timing.mark(Phase::Kvm);
-
-    // Before the devices: registering events first makes the first vCPU slow on some host kernels.
-    let vcpu_fds = create_vcpus(&kvm, &fd, config.cpus)?;
+    // Much of what KVM does here is waiting (for grace periods of the host's kernel): the kernel is loaded
+    // meanwhile.
+    let (kvm, loaded) = std::thread::scope(|scope| {
+        let kvm = scope.spawn(|| make_kvm(&memory, config.cpus));
+        let loaded = load(config, &memory, kernel, initrd, &cmdline, devices.len());
+        timing.mark(Phase::KernelLoad);
+        (kvm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), loaded)
+    });
+    // What is wrong with a file is said on any host.
+    let kernel = loaded?;
+    let (fd, vcpu_fds) = kvm?;
     regs::set_boot(&vcpu_fds[0], &memory, kernel.entry)?;
-    timing.mark(Phase::Vcpus);
+    timing.mark(Phase::Kvm);
 
     let events = MachineEvents::new().map_err(BuildError::host("make an event"))?;
     let serial = connect_serial(&fd, serial_out)?;
@@ -190,6 +183,39 @@ pub fn build(
     Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended })
 }
 
+/// Puts kernel, initrd, command line and boot parameters into `memory`.
+fn load(
+    config: &VmConfig,
+    memory: &GuestMemoryMmap,
+    kernel: NamedFile,
+    initrd: Option<NamedFile>,
+    cmdline: &str,
+    virtio_devices: usize,
+) -> Result<LoadedKernel, BuildError> {
+    let kernel = boot::load_kernel(memory, kernel)?;
+    let initrd = initrd.map(|image| boot::load_initrd(memory, image, &kernel, config.memory));
+    let machine = Machine {
+        size: config.memory,
+        initrd: initrd.transpose()?.unwrap_or_default(),
+        cmdline_length: boot::write_cmdline(memory, cmdline)?,
+        cpus: config.cpus,
+        virtio_devices: u8::try_from(virtio_devices).unwrap_or(u8::MAX),
+    };
+    boot::describe(memory, &kernel, &machine)?;
+    Ok(kernel)
+}
+
+/// The VM with its memory, interrupt controllers and processors.
+///
+/// Processors come before any device: registering events first makes the first vCPU slow on some host kernels.
+fn make_kvm(memory: &GuestMemoryMmap, cpus: u8) -> Result<(VmFd, Vec<VcpuFd>), BuildError> {
+    let kvm = kvm::open()?;
+    check_hardware()?;
+    let fd = kvm::create_vm(&kvm, memory)?;
+    let vcpus = create_vcpus(&kvm, &fd, cpus)?;
+    Ok((fd, vcpus))
+}
+
 /// Where the processor offers no virtualization, KVM may emulate it: then it must show that it is fast enough.
 fn check_hardware() -> Result<(), BuildError> {
     if !doctor::kvm::cpu_has_virtualization() {
@@ -198,7 +224,7 @@ fn check_hardware() -> Result<(), BuildError> {
     Ok(())
 }
 
-fn create_vcpus(kvm: &Kvm, fd: &VmFd, count: u8) -> Result<Vec<kvm_ioctls::VcpuFd>, BuildError> {
+fn create_vcpus(kvm: &Kvm, fd: &VmFd, count: u8) -> Result<Vec<VcpuFd>, BuildError> {
     let supported = cpuid::supported(kvm).map_err(KvmError::step("say which CPUID it supports"))?;
     (0..count)
         .map(|index| {
@@ -269,7 +295,7 @@ const fn thread_kind(device: DeviceKind) -> ThreadKind {
 }
 
 fn spawn_vcpus(
-    fds: Vec<kvm_ioctls::VcpuFd>,
+    fds: Vec<VcpuFd>,
     ports: &Arc<Bus>,
     mmio: &Arc<Bus>,
     ended: &EventFd,
