@@ -23,8 +23,10 @@ use crate::devices::i8042::{self, I8042};
 use crate::devices::machine_event::MachineEvents;
 use crate::devices::pvpanic::{self, PvPanic};
 use crate::devices::serial::{self, Serial};
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::{Block, BlockError};
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
+use crate::devices::virtio::net::{Net, NetError};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockError};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
@@ -70,6 +72,9 @@ pub enum BuildError {
          (`rvm doctor` tells more)"
     )]
     NoHardware(doctor::kvm::Error),
+    /// A network card cannot be connected.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// A disk cannot be used.
     #[error(transparent)]
     Block(#[from] BlockError),
@@ -138,8 +143,14 @@ fn open_devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, BuildEr
     for disk in &config.disks {
         devices.push(Box::new(Block::open(disk)?));
     }
+    for net in &config.nets {
+        devices.push(Box::new(Net::open(net)?));
+    }
     if let Some(vsock) = &config.vsock {
         devices.push(Box::new(Vsock::open(vsock)?));
+    }
+    if let Some(balloon) = &config.balloon {
+        devices.push(Box::new(Balloon::new(balloon)));
     }
     if config.rng {
         devices.push(Box::new(Rng::new().map_err(BuildError::host("open /dev/urandom"))?));

@@ -7,6 +7,7 @@ use crate::arch::native::regs::RegsError;
 use crate::boot::{FileKind, InitrdError, KernelError, OpenError};
 use crate::cli::merge::MergeError;
 use crate::devices::virtio::block::BlockError;
+use crate::devices::virtio::net::NetError;
 use crate::devices::virtio::vsock::VsockError;
 use crate::doctor::Verdict;
 use crate::kvm::KvmError;
@@ -59,6 +60,11 @@ statuses! {
     NotADisk = 54, "a disk is a directory, or something else that is no disk";
     DiskPermission = 55, "no permission to open a disk";
     DiskFailed = 56, "a disk cannot be opened or used for another reason";
+    NetMissing = 60, "a tap does not exist";
+    NetTaken = 61, "a tap is in use already";
+    NetPermission = 62, "no permission to use a tap, or the host has none";
+    NetNotATap = 63, "a network card's interface or descriptor is no tap as rvm needs it";
+    NetFailed = 64, "a tap cannot be used for another reason";
     VsockTaken = 65, "something is where the vsock socket is to be made";
     VsockFailed = 66, "the vsock socket cannot be made";
     ConfigUnreadable = 70, "the configuration file cannot be read";
@@ -126,6 +132,7 @@ pub fn of_build(error: &BuildError) -> Status {
             Verdict::CanRun | Verdict::BrokenKvm => Status::KvmBroken,
         },
         BuildError::Block(error) => of_block(error),
+        BuildError::Net(error) => of_net(error),
         BuildError::Vsock(VsockError::Exists(_)) => Status::VsockTaken,
         BuildError::Vsock(VsockError::Listen { .. }) => Status::VsockFailed,
         BuildError::Regs(RegsError::Kvm(..) | RegsError::Msr(_) | RegsError::Memory(_)) => Status::KvmBroken,
@@ -190,6 +197,18 @@ fn of_block(error: &BlockError) -> Status {
         BlockError::NotADisk { .. } => Status::NotADisk,
         BlockError::Permission { .. } => Status::DiskPermission,
         BlockError::Engine { .. } | BlockError::Io { .. } => Status::DiskFailed,
+    }
+}
+
+fn of_net(error: &NetError) -> Status {
+    match error {
+        NetError::Missing(_) => Status::NetMissing,
+        NetError::Taken(_) => Status::NetTaken,
+        NetError::NoTun { .. } | NetError::Forbidden { .. } => Status::NetPermission,
+        NetError::NotATap(_) | NetError::NotATapDescriptor { .. } | NetError::WrongFormat(_) => {
+            Status::NetNotATap
+        }
+        NetError::Refused { .. } | NetError::Random(_) => Status::NetFailed,
     }
 }
 
