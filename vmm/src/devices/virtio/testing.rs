@@ -138,12 +138,17 @@ impl Driver {
         self.transport.write(offset.into(), &value.to_le_bytes());
     }
 
-    /// `length` bytes of memory of their own, zeroed; never given back.
+    /// `length` bytes of memory of their own, zeroed until given back ([`Self::rewind`]).
     pub fn allocate(&mut self, length: usize) -> u64 {
         let address = self.free;
         self.free += (length as u64).next_multiple_of(16);
         assert!(self.free <= MEMORY_SIZE as u64, "the test's machine is out of memory");
         address
+    }
+
+    /// Gives back what was allocated at `address` and after it.
+    pub fn rewind(&mut self, address: u64) {
+        self.free = address;
     }
 
     /// Memory of its own holding `bytes`.
@@ -258,6 +263,24 @@ impl Driver {
         while self.register(VIRTIO_MMIO_STATUS) & 64 == 0 {
             self.wait_interrupt();
         }
+    }
+}
+
+/// A random sequence that is the same in every run (xorshift64).
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed ^ 0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
     }
 }
 

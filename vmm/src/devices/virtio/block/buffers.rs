@@ -70,3 +70,80 @@ impl Buffers {
         self.first = 0;
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use vm_memory::GuestAddress;
+
+    use crate::devices::virtio::testing::Random;
+
+    use super::*;
+
+    /// Two regions that meet at 64 KiB, a hole, and a third.
+    fn memory() -> GuestMemoryMmap {
+        let regions = [(0, 0x1_0000), (0x1_0000, 0x8000), (0x2_0000, 0x1_0000)];
+        GuestMemoryMmap::from_ranges(&regions.map(|(start, length)| (GuestAddress(start), length))).unwrap()
+    }
+
+    /// The address of each byte that `buffers` has left.
+    fn bytes(buffers: &Buffers) -> Vec<usize> {
+        let pieces = buffers.remaining().iter();
+        pieces.flat_map(|piece| (0..piece.iov_len).map(|at| piece.iov_base.addr() + at)).collect()
+    }
+
+    /// The address of each byte of `segments`, taken one by one. `None` when one is not in memory.
+    fn addresses(memory: &GuestMemoryMmap, segments: &[Segment]) -> Option<Vec<usize>> {
+        let all = segments.iter().flat_map(|segment| {
+            (0..u64::from(segment.length)).map(|at| segment.address.0.checked_add(at).map(GuestAddress))
+        });
+        all.map(|at| Some(GuestMemoryBackend::get_host_address(memory, at?).ok()?.addr())).collect()
+    }
+
+    #[test]
+    fn buffers_are_every_byte_of_the_segments_in_order_however_far_transferred() {
+        let memory = memory();
+        let mut buffers = Buffers::default();
+        let mut random = Random::new(1);
+        let (mut mapped, mut refused) = (0, 0);
+        for _ in 0..2000 {
+            let mut segments = Vec::new();
+            let edges = [0, 0x1_0000, 0x1_8000, 0x2_0000, 0x3_0000, u64::MAX];
+            for _ in 0..random.below(20) {
+                let edge = edges[usize::try_from(random.below(6)).unwrap()];
+                let start = edge.saturating_add(random.below(0x400)).saturating_sub(random.below(0x600));
+                let length = 1 + u32::try_from(random.below(0x300)).unwrap();
+                let segment = Segment { address: GuestAddress(start), length };
+                // Few that leave memory, so that some requests have none.
+                if random.below(8) == 0 || addresses(&memory, &[segment]).is_some() {
+                    segments.push(segment);
+                }
+            }
+            let Some(expected) = addresses(&memory, &segments) else {
+                assert_eq!(buffers.map(&memory, &segments), Err(OutsideMemory));
+                refused += 1;
+                continue;
+            };
+            assert_eq!(buffers.map(&memory, &segments), Ok(()));
+            mapped += 1;
+            let mut rest = expected.as_slice();
+            while !rest.is_empty() {
+                assert_eq!(bytes(&buffers), rest);
+                let now = 1 + usize::try_from(random.below(rest.len() as u64)).unwrap();
+                buffers.advance(now);
+                rest = &rest[now..];
+            }
+            assert!(buffers.remaining().is_empty());
+        }
+        assert!(mapped > 100 && refused > 100, "{mapped} mapped, {refused} refused");
+    }
+
+    #[test]
+    fn a_large_request_leaves_little_behind() {
+        let mut buffers = Buffers::default();
+        let segment = Segment { address: GuestAddress(0), length: 1 };
+        buffers.map(&memory(), &[segment; 254]).unwrap();
+        buffers.clear();
+        assert!(buffers.iovecs.capacity() <= KEPT);
+    }
+}

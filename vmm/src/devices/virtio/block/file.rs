@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use libc::{c_int, off_t};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use vm_memory::GuestMemoryMmap;
 
 use super::buffers::{Buffers, OutsideMemory};
@@ -43,12 +44,18 @@ impl DiskFile {
         Ok(answer != 0)
     }
 
-    /// Carries out all of `transfer` on `segments`, through `buffers`; a write is `durable` when it returns if
-    /// so asked. The length of the segments is the transfer's. EFAULT when they leave guest memory.
+    /// Whether the file's contents are nowhere but in memory.
+    pub fn in_memory(&self) -> bool {
+        fstatfs(&self.file).is_ok_and(|statfs| statfs.filesystem_type() == TMPFS_MAGIC)
+    }
+
+    /// Carries out all of `transfer` on `segments`, through `buffers`, with `flags` of preadv2(2): RWF_NOWAIT
+    /// for a read that fails (EAGAIN, EOPNOTSUPP) where it would wait, RWF_DSYNC for a write that is durable when
+    /// it returns. The length of the segments is the transfer's. EFAULT when they leave guest memory.
     pub fn transfer(
         &self,
         transfer: Transfer,
-        durable: bool,
+        flags: c_int,
         memory: &GuestMemoryMmap,
         segments: &[Segment],
         buffers: &mut Buffers,
@@ -56,7 +63,7 @@ impl DiskFile {
         buffers.map(memory, segments).map_err(|OutsideMemory| Errno::EFAULT)?;
         let mut offset = transfer.offset;
         while !buffers.remaining().is_empty() {
-            let done = match self.transfer_once(transfer.direction, durable, buffers, offset) {
+            let done = match self.transfer_once(transfer.direction, flags, buffers, offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // The file was cut off after it was opened.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -73,7 +80,7 @@ impl DiskFile {
     fn transfer_once(
         &self,
         direction: Direction,
-        durable: bool,
+        flags: c_int,
         buffers: &Buffers,
         offset: u64,
     ) -> io::Result<usize> {
@@ -86,10 +93,9 @@ impl DiskFile {
             Direction::Read => {
                 // SAFETY: `iovecs` holds `count` entries, each of guest memory that stays mapped over the
                 // call. No Rust reference into guest memory exists.
-                unsafe { libc::preadv(fd, iovecs.as_ptr(), count, offset) }
+                unsafe { libc::preadv2(fd, iovecs.as_ptr(), count, offset, flags) }
             }
             Direction::Write => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
                 // SAFETY: as above; guest memory is only read.
                 unsafe { libc::pwritev2(fd, iovecs.as_ptr(), count, offset, flags) }
             }

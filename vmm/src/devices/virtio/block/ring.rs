@@ -9,9 +9,10 @@
 //! A slot belongs to one descriptor head, so that a head that is in flight cannot be so twice, and neither slots
 //! nor rings ever grow. The ring holds the guest's memory mapped while anything is in flight.
 //!
-//! The ring is made before the thread that uses it is confined, and is then restricted by itself: it takes
-//! vectored reads, vectored writes and fsyncs, and those on the one file registered with it. What a confined
-//! thread could not do by system calls it cannot do through its ring either.
+//! The ring is made before the thread that uses it is confined, and is then restricted by itself to vectored
+//! reads, vectored writes and fsyncs: what a confined thread cannot do by system calls it cannot do through its
+//! ring either. The disk is not registered with the ring: the kernel takes a ring apart some time after its
+//! process has ended, and until then a registered file would stay open, its lock held and its file system busy.
 
 #![allow(unsafe_code, reason = "the kernel is given pointers into guest memory and into the slots")]
 
@@ -21,9 +22,10 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::register::Restriction;
-use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::squeue::Entry;
+use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode};
+use libc::c_int;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -31,12 +33,10 @@ use super::buffers::{Buffers, OutsideMemory};
 use super::config::QUEUE_SIZE;
 use super::request::{Direction, Request, Segment, Work};
 
-/// The disk among the files registered with the ring.
-const DISK: Fixed = Fixed(0);
-
 /// The rings shared with the kernel, and what is in flight in them.
 pub struct Ring {
     ring: IoUring,
+    disk: File,
     /// Written by the kernel when something completes, except while [`Ring::work`] lasts.
     completed: EventFd,
     /// One for each descriptor head of the queue.
@@ -45,7 +45,7 @@ pub struct Ring {
     bytes: u64,
     /// What the requests in flight write to and read from. The ring is used from the first [`Ring::attach`] on.
     memory: GuestMemoryMmap,
-    write_flags: i32,
+    write_flags: c_int,
 }
 
 #[derive(Default)]
@@ -63,20 +63,17 @@ impl Ring {
         let ring = IoUring::builder().setup_r_disabled().build(QUEUE_SIZE.into())?;
         let completed = EventFd::new(EFD_NONBLOCK)?;
         let submitter = ring.submitter();
-        submitter.register_files(&[file.as_raw_fd()])?;
         submitter.register_eventfd(completed.as_raw_fd())?;
-        let fixed = Flags::FIXED_FILE.bits();
         submitter.register_restrictions(&mut [
             Restriction::sqe_op(opcode::Readv::CODE),
             Restriction::sqe_op(opcode::Writev::CODE),
             Restriction::sqe_op(opcode::Fsync::CODE),
-            Restriction::sqe_flags_allowed(fixed),
-            Restriction::sqe_flags_required(fixed),
         ])?;
         submitter.register_enable_rings()?;
         let slots = std::iter::repeat_with(Slot::default).take(QUEUE_SIZE.into()).collect();
         let memory = GuestMemoryMmap::default();
-        Ok(Self { ring, completed, slots, in_flight: 0, bytes: 0, memory, write_flags: 0 })
+        let disk = file.try_clone()?;
+        Ok(Self { ring, disk, completed, slots, in_flight: 0, bytes: 0, memory, write_flags: 0 })
     }
 
     /// Readable when something completed.
@@ -84,12 +81,12 @@ impl Ring {
         &self.completed
     }
 
-    /// Requests from now on are about `memory`, and writes are `durable` when they complete if so asked. For a
-    /// ring with nothing in flight.
-    pub fn attach(&mut self, memory: &GuestMemoryMmap, durable: bool) {
+    /// Requests from now on are about `memory`, and writes go with `write_flags` of pwritev2(2). For a ring with
+    /// nothing in flight.
+    pub fn attach(&mut self, memory: &GuestMemoryMmap, write_flags: c_int) {
         assert_eq!(self.in_flight, 0, "requests in flight keep their memory");
         self.memory = memory.clone();
-        self.write_flags = if durable { libc::RWF_DSYNC } else { 0 };
+        self.write_flags = write_flags;
     }
 
     /// Whether the request of `head` is in flight.
@@ -170,8 +167,8 @@ impl Ring {
     /// Puts what the slot at `index` has left to do into the submission ring.
     fn push(&mut self, index: usize) {
         let slot = self.slots.get(index).filter(|slot| slot.request.is_some());
-        let entry = slot.expect("a slot with a request").entry(self.write_flags);
-        let entry = entry.flags(Flags::FIXED_FILE).user_data(index as u64);
+        let entry = slot.expect("a slot with a request").entry(Fd(self.disk.as_raw_fd()), self.write_flags);
+        let entry = entry.user_data(index as u64);
         // SAFETY: the iovec is the slot's, the memory it names is `self.memory`. Neither is touched until the
         // request is finished: the slot is taken, and whoever drops the ring waits first.
         let pushed = unsafe { self.ring.submission().push(&entry) };
@@ -211,18 +208,18 @@ impl Drop for Ring {
 
 impl Slot {
     /// What the kernel is asked to do next.
-    fn entry(&self, write_flags: i32) -> Entry {
+    fn entry(&self, disk: Fd, write_flags: c_int) -> Entry {
         let iovecs = self.buffers.remaining();
         let count = u32::try_from(iovecs.len()).unwrap_or(u32::MAX);
         match self.direction() {
             Some(Direction::Read) => {
-                opcode::Readv::new(DISK, iovecs.as_ptr(), count).offset(self.offset).build()
+                opcode::Readv::new(disk, iovecs.as_ptr(), count).offset(self.offset).build()
             }
-            Some(Direction::Write) => opcode::Writev::new(DISK, iovecs.as_ptr(), count)
+            Some(Direction::Write) => opcode::Writev::new(disk, iovecs.as_ptr(), count)
                 .offset(self.offset)
                 .rw_flags(write_flags)
                 .build(),
-            None => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
+            None => opcode::Fsync::new(disk).flags(FsyncFlags::DATASYNC).build(),
         }
     }
 
@@ -254,26 +251,24 @@ impl Slot {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 mod tests {
-    use io_uring::types::Fd;
-
     use super::*;
 
     #[test]
-    fn a_ring_does_nothing_but_vectored_io_on_its_disk() {
-        let mut ring = match Ring::new(&File::open("/dev/zero").unwrap()) {
+    fn a_ring_does_nothing_but_vectored_io_and_flushes() {
+        let zero = File::open("/dev/zero").unwrap();
+        let mut ring = match Ring::new(&zero) {
             Ok(ring) => ring,
             Err(error) => return println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
         };
-        let ring = &mut ring.ring;
-        let other = File::open("/dev/zero").unwrap();
+        let (ring, disk) = (&mut ring.ring, Fd(ring.disk.as_raw_fd()));
         let mut byte = 0_u8;
         let iovec = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
         let entries = [
             (opcode::Nop::new().build(), -libc::EACCES),
             (opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build(), -libc::EACCES),
-            (opcode::Readv::new(Fd(other.as_raw_fd()), &iovec, 1).build(), -libc::EACCES),
-            (opcode::Read::new(DISK, &raw mut byte, 1).build().flags(Flags::FIXED_FILE), -libc::EACCES),
-            (opcode::Readv::new(DISK, &iovec, 1).build().flags(Flags::FIXED_FILE), 1),
+            (opcode::Close::new(disk).build(), -libc::EACCES),
+            (opcode::Read::new(disk, &raw mut byte, 1).build(), -libc::EACCES),
+            (opcode::Readv::new(disk, &iovec, 1).build(), 1),
         ];
         for (entry, result) in entries {
             // SAFETY: what the entries point to outlives the wait below.
@@ -281,7 +276,7 @@ mod tests {
             ring.submit_and_wait(1).unwrap();
             assert_eq!(ring.completion().next().unwrap().result(), result, "{entry:?}");
         }
-        let refused = ring.submitter().register_eventfd(other.as_raw_fd()).unwrap_err();
+        let refused = ring.submitter().register_files(&[zero.as_raw_fd()]).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }
 }

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,11 +22,11 @@ use virtio_bindings::virtio_mmio::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Block;
 use super::file::DiskFile;
 use super::request::Limits;
 use super::ring::Ring;
-use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part};
+use super::{Block, BlockError};
+use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part, Random};
 use crate::devices::virtio::{DeviceStats, VirtioDevice};
 
 /// Bytes of the disk that most tests use.
@@ -137,6 +138,25 @@ impl Machine {
     }
 }
 
+/// `parts` as a table of descriptors.
+fn table(driver: &mut Driver, parts: &[Part]) -> Part {
+    let mut table = Vec::new();
+    for (next, part) in (1_u16..).zip(parts) {
+        let (address, length, flags) = match *part {
+            Part::Readable(address, length) => (address, length, 0_u16),
+            Part::Writable(address, length) => (address, length, 2),
+            Part::Indirect(address, length) => (address, length, 4),
+        };
+        let more = u16::from(usize::from(next) < parts.len());
+        table.extend(address.to_le_bytes());
+        table.extend(length.to_le_bytes());
+        table.extend((flags | more).to_le_bytes());
+        table.extend(next.to_le_bytes());
+    }
+    let length = u32::try_from(table.len()).unwrap();
+    Part::Indirect(driver.place(&table), length)
+}
+
 /// Runs `test` on every engine. Where the host has no io_uring, the runner of the tests is told.
 fn on_every_engine(test: impl Fn(IoEngine)) {
     test(IoEngine::Sync);
@@ -239,23 +259,14 @@ fn header_data_and_status_may_be_cut_anywhere() {
 fn a_chain_may_be_in_a_table_of_its_own() {
     on_every_engine(|engine| {
         let mut machine = Machine::new(engine);
-        let Part::Readable(header, _) = machine.header(VIRTIO_BLK_T_IN, 2) else { unreachable!() };
+        let header = machine.header(VIRTIO_BLK_T_IN, 2);
         let (data, status) = (machine.driver.allocate(1024), machine.driver.place(&[0xff]));
-        let mut table = Vec::new();
         // As many data segments as the device says it takes.
-        let mut pieces = vec![(header, 16_u32, 1_u16)];
-        pieces.extend((0..253).map(|index| (data + index, 1, 3)));
-        pieces.push((data + 253, 1024 - 253, 3));
-        pieces.push((status, 1, 2));
-        for (index, (address, length, flags)) in (1_u16..).zip(pieces) {
-            table.extend(address.to_le_bytes());
-            table.extend(length.to_le_bytes());
-            table.extend(flags.to_le_bytes());
-            table.extend(index.to_le_bytes());
-        }
-        let length = u32::try_from(table.len()).unwrap();
-        let table = machine.driver.place(&table);
-        assert_eq!(machine.driver.request(0, &[Part::Indirect(table, length)]), 1025);
+        let mut parts = vec![header];
+        parts.extend((0..253).map(|index| Part::Writable(data + index, 1)));
+        parts.extend([Part::Writable(data + 253, 1024 - 253), Part::Writable(status, 1)]);
+        let table = table(&mut machine.driver, &parts);
+        assert_eq!(machine.driver.request(0, &[table]), 1025);
         assert_eq!(machine.driver.bytes(status, 1), [OK]);
         assert_eq!(machine.driver.bytes(data, 1024), machine.image.read(1024, 1024));
     });
@@ -346,16 +357,8 @@ fn a_chain_longer_than_the_device_takes_asks_for_a_reset() {
     on_every_engine(|engine| {
         let mut machine = Machine::new(engine);
         let buffer = machine.driver.allocate(16);
-        // 4096 descriptors of two writable bytes, each followed by the next.
-        let mut table = Vec::new();
-        for index in 1..=4096_u16 {
-            table.extend(buffer.to_le_bytes());
-            table.extend(2_u32.to_le_bytes());
-            table.extend((2_u16 | u16::from(index < 4096)).to_le_bytes());
-            table.extend(index.to_le_bytes());
-        }
-        let table = machine.driver.place(&table);
-        machine.driver.submit(0, &[Part::Indirect(table, 4096 * 16)]);
+        let table = table(&mut machine.driver, &[Part::Writable(buffer, 2); 4096]);
+        machine.driver.submit(0, &[table]);
         machine.driver.kick(0);
         machine.driver.wait_needs_reset();
     });
@@ -574,9 +577,20 @@ fn a_full_host_is_an_error_of_the_write() {
         };
         let mut machine = machine_on(full, ring);
         assert_eq!(machine.write(1, &[1; 512]), IO_ERROR);
-        assert_eq!(machine.write(1, &[1; 512]), IO_ERROR);
         assert_eq!(machine.read(1, 512), (OK, vec![0; 512]));
-        assert_eq!((machine.stats.operations.get(), machine.stats.errors.get()), (3, 2));
+        // Several at once.
+        let header = machine.header(VIRTIO_BLK_T_OUT, 1);
+        let (data, status) = (machine.driver.allocate(512), machine.driver.allocate(16));
+        for index in 0..16 {
+            let parts = [header, Part::Readable(data, 512), Part::Writable(status + index, 1)];
+            machine.driver.submit(0, &parts);
+        }
+        machine.driver.kick(0);
+        for _ in 0..16 {
+            assert_eq!(machine.driver.wait_used(0).1, 1);
+        }
+        assert_eq!(machine.driver.bytes(status, 16), [IO_ERROR; 16]);
+        assert_eq!((machine.stats.operations.get(), machine.stats.errors.get()), (18, 17));
     }
 }
 
@@ -635,20 +649,13 @@ fn a_head_that_is_in_flight_cannot_be_so_twice() {
 fn a_reset_waits_for_what_is_in_flight() {
     let Some((mut machine, mut pipe)) = machine_on_a_pipe() else { return };
     // With tables of their own, more in flight than the queue has descriptors for otherwise.
-    let Part::Readable(header, _) = machine.header(VIRTIO_BLK_T_IN, 0) else { unreachable!() };
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
     let data = machine.driver.allocate(63 * 512);
     let status = machine.driver.allocate(63);
     for index in 0..63 {
-        let mut table = Vec::new();
-        let pieces = [(header, 16_u32, 1_u16), (data + 512 * index, 512, 3), (status + index, 1, 2)];
-        for (next, (address, length, flags)) in (1_u16..).zip(pieces) {
-            table.extend(address.to_le_bytes());
-            table.extend(length.to_le_bytes());
-            table.extend(flags.to_le_bytes());
-            table.extend(next.to_le_bytes());
-        }
-        let table = machine.driver.place(&table);
-        machine.driver.submit(0, &[Part::Indirect(table, 48)]);
+        let parts = [header, Part::Writable(data + 512 * index, 512), Part::Writable(status + index, 1)];
+        let table = table(&mut machine.driver, &parts);
+        machine.driver.submit(0, &[table]);
     }
     machine.driver.kick(0);
     // The first answer tells that all are in flight: they were taken as one batch.
@@ -680,4 +687,125 @@ fn a_pause_finishes_what_is_in_flight_and_keeps_the_rest() {
     machine.driver.transport.resume();
     pipe.write_all(&[3; 512]).unwrap();
     assert_eq!(machine.read(0, 512), (OK, vec![3; 512]));
+}
+
+#[test]
+fn any_batches_of_requests_do_what_a_disk_does() {
+    on_every_engine(|engine| {
+        let mut random = Random::new(1);
+        let mut machine = Machine::new(engine);
+        let mut model = machine.image.read(0, usize::try_from(SIZE).unwrap());
+        let start = machine.driver.allocate(16);
+        for _ in 0..300 {
+            machine.driver.rewind(start);
+            let mut expected = Vec::new();
+            // Up to 12 requests on as many stretches of the disk: what is in flight has no order.
+            let count = 1 + random.below(12);
+            for stretch in 0..count {
+                let sector = stretch * 170 + random.below(100);
+                let sectors = 1 + random.below(60);
+                let bytes = usize::try_from(sector * 512).unwrap()
+                    ..usize::try_from((sector + sectors) * 512).unwrap();
+                let length = u32::try_from(bytes.len()).unwrap();
+                let data = machine.driver.allocate(bytes.len());
+                let cut = u32::try_from(random.below(length.into())).unwrap();
+                let status = machine.driver.place(&[0xff]);
+                let (kind, content) = match random.below(3) {
+                    0 => (VIRTIO_BLK_T_FLUSH, None),
+                    1 => (VIRTIO_BLK_T_IN, Some(model[bytes.clone()].to_vec())),
+                    _ => {
+                        let content: Vec<u8> =
+                            bytes.clone().map(|_| random.below(256).to_le_bytes()[0]).collect();
+                        machine.driver.memory.write_slice(&content, GuestAddress(data)).unwrap();
+                        model[bytes].copy_from_slice(&content);
+                        (VIRTIO_BLK_T_OUT, None)
+                    }
+                };
+                let part = match kind {
+                    VIRTIO_BLK_T_IN => Part::Writable,
+                    _ => Part::Readable,
+                };
+                let parts = [
+                    machine.header(kind, sector),
+                    part(data, cut),
+                    part(data + u64::from(cut), length - cut),
+                    Part::Writable(status, 1),
+                ];
+                machine.driver.submit(0, &parts);
+                expected.push((status, data, content));
+            }
+            machine.driver.kick(0);
+            for _ in 0..count {
+                machine.driver.wait_used(0);
+            }
+            for (status, data, content) in expected {
+                assert_eq!(machine.driver.bytes(status, 1), [OK]);
+                let content = content.unwrap_or_default();
+                assert!(
+                    machine.driver.bytes(data, content.len()) == content,
+                    "what was read is what was there"
+                );
+            }
+        }
+        assert!(machine.image.read(0, model.len()) == model, "the file is what was written");
+        assert_eq!(machine.stats.errors.get(), 0);
+    });
+}
+
+/// A block device of the host on an image.
+struct Loop {
+    device: PathBuf,
+    _image: Image,
+}
+
+impl Loop {
+    /// `None`, told to the runner, where the host lets nobody have one.
+    fn new(arguments: &[&str]) -> Option<Self> {
+        let image = Image::new(SIZE);
+        let output =
+            Command::new("losetup").args(arguments).args(["--find", "--show"]).arg(&image.0).output();
+        match output {
+            Ok(output) if output.status.success() => {
+                let device = String::from_utf8(output.stdout).unwrap().trim().into();
+                Some(Self { device, _image: image })
+            }
+            failed => {
+                println!("\nrvm-tests: cannot run: there is no loop device to be had: {failed:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        Command::new("losetup").arg("--detach").arg(&self.device).status().unwrap();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk() {
+    let Some(device) = Loop::new(&[]) else { return };
+    on_every_engine(|engine| {
+        let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine };
+        let mut machine = Machine::with(&disk, Image::new(512));
+        assert_eq!(machine.driver.register(VIRTIO_MMIO_CONFIG), u32::try_from(SIZE / 512).unwrap());
+        assert_eq!(machine.write(8, &[0xaa; 8 * 512]), OK);
+        assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+        assert_eq!(machine.read(15, 512), (OK, vec![0xaa; 512]));
+        assert_eq!(machine.range(VIRTIO_BLK_T_DISCARD, 1024, 128, 0), OK);
+        for (sector, unmap) in [(8, 0), (12, 1)] {
+            assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, sector, 4, unmap), OK);
+            assert_eq!(machine.read(sector, 4 * 512), (OK, vec![0; 4 * 512]));
+        }
+    });
+}
+
+#[test]
+fn a_write_protected_block_device_is_not_opened_for_writing() {
+    let Some(device) = Loop::new(&["--read-only"]) else { return };
+    let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine: IoEngine::Sync };
+    let error = Block::open(&disk).err().unwrap();
+    assert!(matches!(error, BlockError::ReadOnly { .. } | BlockError::Permission { .. }), "{error}");
+    Block::open(&Disk { read_only: true, ..disk }).unwrap();
 }
