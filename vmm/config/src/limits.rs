@@ -45,10 +45,10 @@ pub enum ConfigError {
     #[error("{0} devices are too many: a VM has at most {MAX_DEVICES}")]
     Devices(usize),
     /// A command line that the kernel would cut.
-    #[error("kernel command line of {0} bytes is too long: at most {MAX_CMDLINE}")]
+    #[error("kernel command line of {0} bytes is too long: at most {MAX_CMDLINE}; shorten it")]
     CmdlineLength(usize),
     /// A byte in the command line that the kernel cannot take.
-    #[error("kernel command line has a character at byte {0} that is not printable ASCII")]
+    #[error("kernel command line has a character at byte {0} that is not printable ASCII; leave it out")]
     CmdlineCharacter(usize),
     /// A serial number that does not fit.
     #[error("disk id '{0}' must be 1 to {MAX_DISK_ID} printable ASCII characters")]
@@ -60,10 +60,10 @@ pub enum ConfigError {
     #[error("tap '{0}' is given to two network cards")]
     TapTwice(String),
     /// A packet size no card has.
-    #[error("mtu cannot be {0}: 68 to 65535")]
+    #[error("mtu cannot be {0}: a card has 68 to 65535")]
     Mtu(u16),
     /// A reserved context identifier.
-    #[error("vsock cid cannot be {0}: 3 to 4294967294")]
+    #[error("vsock cid cannot be {0}: a guest has 3 to 4294967294")]
     Cid(u32),
     /// A socket path too long for the system.
     #[error("vsock socket path '{0}' is too long: at most {MAX_SOCKET_PATH} bytes")]

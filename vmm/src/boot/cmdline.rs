@@ -9,7 +9,7 @@ use crate::arch::native::layout;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "kernel command line of {0} bytes, rvm's own part included, is too long: at most {MAX_CMDLINE}; shorten it, or \
-     leave out rvm's part with bare_cmdline"
+     leave out rvm's part with --bare-cmdline"
 )]
 pub struct CmdlineError(pub usize);
 

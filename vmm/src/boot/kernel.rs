@@ -85,8 +85,9 @@ enum Format {
 /// Bytes from the start of a file that tell its format: up to the bzImage's magic and version.
 const HEAD: usize = 0x238;
 /// ELF header: class, data encoding, machine (chapter 4).
-const EI_CLASS: usize = 4;
 const ELFCLASS64: u8 = 2;
+const ELFDATA2LSB: u8 = 1;
+const ELFDATA2MSB: u8 = 2;
 const EM_X86_64: u16 = 62;
 /// Offset of the 64-bit entry from the start of a loaded bzImage (boot protocol 2.12).
 const BZIMAGE_ENTRY_64: u64 = 0x200;
@@ -125,6 +126,10 @@ fn format(head: &[u8], path: &std::path::Path) -> Result<Format, KernelError> {
             None => Err(KernelError::Truncated(path.to_owned())),
         };
     }
+    // Cut short before the setup header, which a kernel that is an EFI program as well still shows.
+    if head.starts_with(b"MZ") && head.len() < 0x206 {
+        return Err(KernelError::Truncated(path.to_owned()));
+    }
     // The arm64 image header has its magic at 0x38 (Documentation/arch/arm64/booting.rst of Linux).
     if head.get(0x38..0x3c) == Some(b"ARM\x64") {
         return Err(KernelError::Architecture { path: path.to_owned(), machine: "arm64".to_owned() });
@@ -133,17 +138,23 @@ fn format(head: &[u8], path: &std::path::Path) -> Result<Format, KernelError> {
 }
 
 fn check_elf_machine(head: &[u8], path: &std::path::Path) -> Result<(), KernelError> {
-    let (Some(class), Some(machine)) = (head.get(EI_CLASS), head.get(18..20)) else {
+    let (Some(&[class, data]), Some(&[low, high])) = (head.get(4..6), head.get(18..20)) else {
         return Err(KernelError::Truncated(path.to_owned()));
     };
-    let machine = machine.iter().rev().fold(0_u16, |number, byte| number << 8 | u16::from(*byte));
-    let name = match (*class, machine) {
-        (ELFCLASS64, EM_X86_64) => return Ok(()),
-        (_, 3) => "32-bit x86".to_owned(),
-        (_, 40) => "32-bit Arm".to_owned(),
-        (_, 183) => "arm64".to_owned(),
-        (_, 243) => "RISC-V".to_owned(),
-        (_, other) => format!("ELF machine {other}"),
+    let machine = match data {
+        ELFDATA2MSB => u16::from_be_bytes([low, high]),
+        _ => u16::from_le_bytes([low, high]),
+    };
+    let name = match (class, data, machine) {
+        (ELFCLASS64, ELFDATA2LSB, EM_X86_64) => return Ok(()),
+        (_, _, EM_X86_64) => "the x32 ABI, or no processor there is".to_owned(),
+        (_, _, 3) => "32-bit x86".to_owned(),
+        (_, _, 21) => "PowerPC".to_owned(),
+        (_, _, 22) => "s390".to_owned(),
+        (_, _, 40) => "32-bit Arm".to_owned(),
+        (_, _, 183) => "arm64".to_owned(),
+        (_, _, 243) => "RISC-V".to_owned(),
+        (_, _, other) => format!("ELF machine {other}"),
     };
     Err(KernelError::Architecture { path: path.to_owned(), machine: name })
 }
@@ -151,7 +162,10 @@ fn check_elf_machine(head: &[u8], path: &std::path::Path) -> Result<(), KernelEr
 fn load_elf(memory: &GuestMemoryMmap, mut image: NamedFile, size: u64) -> Result<LoadedKernel, KernelError> {
     check_segments(memory, &mut image, size)?;
     let loaded = Elf::load(memory, None, &mut image.file, Some(GuestAddress(layout::HIGH_RAM)));
-    let loaded = loaded.map_err(|error| damaged(&image, &error))?;
+    let loaded = loaded.map_err(|error| damaged(&image, &error.to_string()))?;
+    if loaded.kernel_end == 0 {
+        return Err(damaged(&image, "nothing in it is to be loaded"));
+    }
     let entry = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh(address.0),
         _ => Entry::Linux64(loaded.kernel_load.0),
@@ -226,9 +240,10 @@ fn load_bzimage(
     if setup.saturating_add(code) > size.next_multiple_of(16) {
         return Err(KernelError::Truncated(image.path));
     }
-    check_fits(memory, &image.path, layout::HIGH_RAM, code)?;
+    // All that follows is loaded, a signature behind the code as well.
+    check_fits(memory, &image.path, layout::HIGH_RAM, size.saturating_sub(setup))?;
     let loaded = BzImage::load(memory, None, &mut image.file, Some(GuestAddress(layout::HIGH_RAM)));
-    let loaded = loaded.map_err(|error| damaged(&image, &error))?;
+    let loaded = loaded.map_err(|error| damaged(&image, &error.to_string()))?;
     let header = loaded.setup_header;
     // init_size is what the kernel needs from its preferred address on while it unpacks itself.
     let unpacked = header.map_or(0, |header| header.pref_address.saturating_add(header.init_size.into()));
@@ -239,6 +254,8 @@ fn load_bzimage(
     Ok(LoadedKernel { entry, end: loaded.kernel_end.max(unpacked), setup_header: header })
 }
 
-fn damaged(image: &NamedFile, error: &linux_loader::loader::Error) -> KernelError {
-    KernelError::Damaged { path: image.path.clone(), reason: error.to_string() }
+/// `reason` as the loader gives it, which says at each level that it is a loader.
+fn damaged(image: &NamedFile, reason: &str) -> KernelError {
+    let reason = reason.rsplit("Kernel Loader: ").next().unwrap_or_default().to_ascii_lowercase();
+    KernelError::Damaged { path: image.path.clone(), reason }
 }

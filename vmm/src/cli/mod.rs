@@ -6,6 +6,8 @@ pub mod exit;
 mod merge;
 mod usage;
 
+use std::io::{self, Write};
+
 use clap::{Parser, Subcommand};
 
 use crate::timing::Timing;
@@ -35,10 +37,11 @@ pub fn main(timing: Timing) -> u8 {
     }
 }
 
-/// Prints `text` to standard output. Unlike `print!`, it takes a closed one for no bug of ours.
-fn print(text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+/// Prints `text` to standard output. A reader that is gone has read all it wanted.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
