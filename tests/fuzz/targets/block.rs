@@ -76,7 +76,7 @@ fn sector(input: &mut Input) -> u64 {
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, input)) = input.split_first() else { return };
-    let engine = if choice & 1 == 0 { IoEngine::Sync } else { IoEngine::Auto };
+    let engine = if choice & 1 == 0 { IoEngine::Sync } else { IoEngine::IoUring };
     let disk = Disk { path: image_path(), read_only: choice & 2 != 0, id: None, engine };
     let device = Block::open(&disk).expect("the disk can be opened");
     let mut driver = attack(Box::new(device), input, request);

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio::{
@@ -296,8 +296,13 @@ fn write_descriptor(memory: &GuestMemoryMmap, at: u64, address: u64, length: u32
 pub fn wait_readable(fd: &impl AsRawFd, patience: Duration) -> io::Result<()> {
     let mut poller = crate::event_loop::Poller::new()?;
     poller.add(fd, 0, vmm_sys_util::epoll::EventSet::IN)?;
-    match poller.wait(i32::try_from(patience.as_millis()).unwrap())?.next() {
-        Some(_) => Ok(()),
-        None => Err(io::ErrorKind::TimedOut.into()),
+    let end = Instant::now() + patience;
+    // A wait also ends, with nothing, for a signal, or when the kernel takes a ring of this thread's apart.
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        let left = i32::try_from(left.as_millis()).unwrap();
+        if poller.wait(left.max(1))?.next().is_some() {
+            return Ok(());
+        }
     }
+    Err(io::ErrorKind::TimedOut.into())
 }
