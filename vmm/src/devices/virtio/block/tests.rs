@@ -809,3 +809,22 @@ fn a_write_protected_block_device_is_not_opened_for_writing() {
     assert!(matches!(error, BlockError::ReadOnly { .. } | BlockError::Permission { .. }), "{error}");
     Block::open(&Disk { read_only: true, ..disk }).unwrap();
 }
+
+#[test]
+fn a_disk_is_free_again_as_soon_as_its_device_is_gone() {
+    on_every_engine(|engine| {
+        let image = Image::new(SIZE);
+        for _ in 0..50 {
+            // Fails where the kernel still holds the file, as for a ring that it takes apart later.
+            let block = Block::open(&image.disk(engine)).unwrap();
+            let mut driver = Driver::start(Box::new(block), u64::MAX);
+            let header = driver.place(&[0; 16]);
+            let data = driver.allocate(513);
+            for _ in 0..2 {
+                driver.submit(0, &[Part::Readable(header, 16), Part::Writable(data, 513)]);
+            }
+            driver.kick(0);
+            driver.wait_used(0);
+        }
+    });
+}
