@@ -2,4 +2,5 @@
 //! its own, so none may rely on another, and names of taps, directories and sockets must be its own.
 
 mod daemons;
+mod debian;
 mod kvm;

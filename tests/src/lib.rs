@@ -6,6 +6,7 @@
 
 pub mod artifact;
 pub mod daemon;
+pub mod guest;
 pub mod kvm;
 
 /// What a test that cannot run prints before its reason, at the start of a line.
