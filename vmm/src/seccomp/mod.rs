@@ -117,8 +117,8 @@ const MAIN: &[Call] = &[
 ];
 
 const BLOCK: &[Call] = &[
-    Any(libc::SYS_preadv),
-    Any(libc::SYS_pwritev),
+    Any(libc::SYS_preadv2),
+    Any(libc::SYS_pwritev2),
     Any(libc::SYS_pread64),
     Any(libc::SYS_pwrite64),
     Any(libc::SYS_fdatasync),
