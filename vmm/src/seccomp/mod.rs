@@ -119,18 +119,15 @@ const MAIN: &[Call] = &[
 const BLOCK: &[Call] = &[
     Any(libc::SYS_preadv2),
     Any(libc::SYS_pwritev2),
-    Any(libc::SYS_pread64),
+    // Zeroes, where the file system has no call for them.
     Any(libc::SYS_pwrite64),
     Any(libc::SYS_fdatasync),
     Any(libc::SYS_fallocate),
     Any(libc::SYS_io_uring_enter),
     With(libc::SYS_ioctl, 1, BLKDISCARD),
-    With(libc::SYS_ioctl, 1, BLKZEROOUT),
 ];
 /// _IO(0x12, 119)
 const BLKDISCARD: u64 = 0x1277;
-/// _IO(0x12, 127)
-const BLKZEROOUT: u64 = 0x127f;
 
 const NET: &[Call] = &[Any(libc::SYS_readv), Any(libc::SYS_writev), With(libc::SYS_ioctl, 1, TUNSETOFFLOAD)];
 /// _IOW('T', 208, unsigned int)

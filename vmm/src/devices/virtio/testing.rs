@@ -74,8 +74,17 @@ impl Driver {
 
     /// The same, with memory at other places besides. The driver itself uses the first [`MEMORY_SIZE`] bytes.
     pub fn with_memory(device: Box<dyn VirtioDevice>, regions: &[(GuestAddress, usize)]) -> Self {
+        Self::confined(device, regions, || ())
+    }
+
+    /// The same, the device's thread bound by `confine`.
+    pub fn confined(
+        device: Box<dyn VirtioDevice>,
+        regions: &[(GuestAddress, usize)],
+        confine: impl FnOnce() + Send + 'static,
+    ) -> Self {
         let memory = GuestMemoryMmap::from_ranges(regions).unwrap();
-        let transport = MmioTransport::new(device, memory.clone(), || ()).unwrap();
+        let transport = MmioTransport::new(device, memory.clone(), confine).unwrap();
         Self { memory, transport, queues: Vec::new(), free: 1 << 20 }
     }
 

@@ -28,6 +28,7 @@ use super::ring::Ring;
 use super::{Block, BlockError};
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part, Random};
 use crate::devices::virtio::{DeviceStats, VirtioDevice};
+use crate::seccomp::{Filters, ThreadKind};
 
 /// Bytes of the disk that most tests use.
 const SIZE: u64 = 1 << 20;
@@ -826,5 +827,57 @@ fn a_disk_is_free_again_as_soon_as_its_device_is_gone() {
             driver.kick(0);
             driver.wait_used(0);
         }
+    });
+}
+
+/// Everything that a disk does, by a thread under its seccomp filter: one that asks for more ends the tests.
+fn do_everything_confined(disk: &Disk) {
+    let block = Block::open(disk).unwrap();
+    let stats = block.stats();
+    let confine = Filters::new(true).unwrap().confine(ThreadKind::Block);
+    let memory = [(GuestAddress(0), MEMORY_SIZE)];
+    let mut driver = Driver::confined(Box::new(block), &memory, confine);
+    // Without FLUSH first: durable writes.
+    driver.initialise(!(1 << VIRTIO_BLK_F_FLUSH));
+    let mut machine = Machine { driver, stats, image: Image::new(512) };
+    assert_eq!(machine.write(0, &[1; 512]), OK);
+    machine.driver.initialise(u64::MAX);
+    assert_eq!(machine.write(0, &[1; 512]), OK);
+    assert_eq!(machine.read(0, 512), (OK, vec![1; 512]));
+    assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+    assert_eq!(machine.range(VIRTIO_BLK_T_DISCARD, 8, 8, 0), OK);
+    assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, 8, 8, 0), OK);
+    assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, 16, 8, 1), OK);
+    // A batch, with the most segments there are.
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
+    let (data, status) = (machine.driver.allocate(254 * 512), machine.driver.allocate(8));
+    let segments = (0..254).map(|index| Part::Writable(data + 512 * index, 512));
+    for index in 0..8 {
+        let end = Part::Writable(status + index, 1);
+        let parts: Vec<Part> = [header].into_iter().chain(segments.clone()).chain([end]).collect();
+        let table = table(&mut machine.driver, &parts);
+        machine.driver.submit(0, &[table]);
+    }
+    machine.driver.kick(0);
+    for _ in 0..8 {
+        machine.driver.wait_used(0);
+    }
+    assert_eq!(machine.driver.bytes(status, 8), [OK; 8]);
+    assert_eq!(machine.read(SIZE, 512).0, IO_ERROR);
+    machine.driver.transport.pause();
+    machine.driver.transport.resume();
+    assert_eq!(machine.read(0, 512), (OK, vec![1; 512]));
+}
+
+#[test]
+fn a_disk_needs_no_call_that_its_filter_forbids() {
+    on_every_engine(|engine| do_everything_confined(&Image::new(SIZE).disk(engine)));
+}
+
+#[test]
+fn a_block_device_needs_no_call_that_its_filter_forbids() {
+    let Some(device) = Loop::new(&[]) else { return };
+    on_every_engine(|engine| {
+        do_everything_confined(&Disk { path: device.device.clone(), read_only: false, id: None, engine });
     });
 }
