@@ -3,4 +3,5 @@
 
 mod daemons;
 mod debian;
+mod guest_image;
 mod kvm;
