@@ -69,8 +69,12 @@ fn words_behind_dashes(cmdline: &[u8]) -> usize {
     }
 }
 
-/// Starts the command, or a shell where there is none, on the console and in a session of its own.
-pub fn start(words: &[OsString]) -> Result<Child, Error> {
+/// Starts the command, or a shell where there is none, on the console and in a process group of its own: in
+/// the foreground, if init owns the terminal.
+///
+/// Init leads the session, not the command: the end of a session's leader hangs its terminal up, and what the
+/// command wrote last would be lost.
+pub fn start(words: &[OsString], in_foreground: bool) -> Result<Child, Error> {
     let (program, args) = match words.split_first() {
         Some(split) => split,
         None if Path::new(SHELL).exists() => (&OsString::from(SHELL), &[][..]),
@@ -85,7 +89,7 @@ pub fn start(words: &[OsString]) -> Result<Child, Error> {
     if std::env::var_os("TERM").is_none() {
         command.env("TERM", "linux");
     }
-    sys::in_own_session(&mut command);
+    sys::in_own_group(&mut command, in_foreground);
     command.spawn().map_err(|source| Error::Start { program: program.clone(), source })
 }
 
@@ -162,7 +166,7 @@ mod tests {
             ("/", 126),
             ("/proc/self/status", 126),
         ] {
-            let err = start(&words(&[program])).unwrap_err();
+            let err = start(&words(&[program]), false).unwrap_err();
             assert_eq!(err.exit_code(), code, "{program}: {err}");
         }
     }

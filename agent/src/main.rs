@@ -65,7 +65,9 @@ fn boot_and_run() -> nix::Result<u8> {
     let line = console::ready_line(started, console::uptime());
     warn("write to the console", std::io::stdout().write_all(line.as_bytes()));
 
-    let code = run(&signals);
+    // Fails where the console is no terminal; then there is no foreground.
+    let owns_terminal = sys::own_terminal().is_ok();
+    let code = run(&signals, owns_terminal);
     let stopped = shutdown::stop_processes(&signals, TERM_GRACE, |signal| {
         // Everybody but init itself. That there is nobody left is no fault.
         let _ = kill(Pid::from_raw(-1), signal);
@@ -78,10 +80,10 @@ fn boot_and_run() -> nix::Result<u8> {
 }
 
 /// Runs the command to its end, or to an order to shut down, and gives the exit code.
-fn run(signals: &Signals) -> u8 {
+fn run(signals: &Signals, owns_terminal: bool) -> u8 {
     let cmdline = std::fs::read("/proc/cmdline").unwrap_or_default();
     let words = command::from_kernel(std::env::args_os().skip(1).collect(), &cmdline);
-    let child = match command::start(&words) {
+    let child = match command::start(&words, owns_terminal) {
         Ok(child) => child,
         Err(err) => {
             say(&match err.source() {

@@ -4,10 +4,12 @@
 //! Signals are blocked and fetched one by one, never handled asynchronously: there is no handler, hence
 //! no race between looking and waiting.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 
 use crate::sys::{self, Reaped};
 
@@ -25,6 +27,13 @@ pub enum Outcome {
     Ordered,
 }
 
+/// Signals the process group that a command leads. That it has just ended is no fault.
+fn signal_group(command: u32, signal: Signal) {
+    if let Ok(group) = i32::try_from(command) {
+        let _ = kill(Pid::from_raw(-group), signal);
+    }
+}
+
 /// The signals an init waits for, blocked for as long as the process lives.
 pub struct Signals(SigSet);
 
@@ -33,16 +42,23 @@ impl Signals {
     pub fn block() -> nix::Result<Self> {
         let mut set: SigSet = ORDERS.into_iter().collect();
         set.add(Signal::SIGCHLD);
-        set.thread_block()?;
+        let mut blocked = set;
+        // Init writes to the terminal while a command has its foreground.
+        blocked.add(Signal::SIGTTOU);
+        blocked.thread_block()?;
         Ok(Self(set))
     }
 
     /// Reaps until the process `command` ends or a shutdown is ordered.
     pub fn until_ended(&self, command: u32) -> Outcome {
         loop {
-            while let Reaped::Ended(pid, status) = sys::reap() {
-                if pid == command {
-                    return Outcome::Ended(status);
+            while let Reaped::Changed(pid, status) = sys::reap() {
+                match status.stopped_signal() {
+                    _ if pid != command => {}
+                    None => return Outcome::Ended(status),
+                    // Ctrl-Z: there is nobody else to let it go on.
+                    Some(libc::SIGTSTP) => signal_group(command, Signal::SIGCONT),
+                    Some(_) => {}
                 }
             }
             match sys::wait_for_signal(&self.0, None) {
@@ -57,9 +73,9 @@ impl Signals {
         let deadline = Instant::now() + grace;
         loop {
             match sys::reap() {
-                Reaped::Ended(..) => {}
+                Reaped::Changed(..) => {}
                 Reaped::NoChildren => return true,
-                Reaped::AllRunning => {
+                Reaped::NoNews => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return false;
@@ -75,14 +91,14 @@ impl Signals {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #[allow(unsafe_code, reason = "fork: each test makes a process of its own to be init")]
 mod tests {
-    use super::{Outcome, Signals};
+    use super::{Outcome, Signals, signal_group};
     use crate::command::{exit_code, start};
     use crate::shutdown::stop_processes;
     use nix::errno::Errno;
     use nix::sys::prctl::set_child_subreaper;
-    use nix::sys::signal::{Signal, kill};
+    use nix::sys::signal::Signal;
     use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, Pid, fork};
+    use nix::unistd::{ForkResult, fork};
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::time::Duration;
 
@@ -110,15 +126,12 @@ mod tests {
 
     /// Starts a shell command and gives its pid.
     fn shell(script: &str) -> u32 {
-        start(&["sh".into(), "-c".into(), script.into()]).unwrap().id()
+        start(&["sh".into(), "-c".into(), script.into()], false).unwrap().id()
     }
 
-    /// Signals the session a command leads, which is what `kill -1` is to PID 1.
-    fn session_of(command: u32) -> impl Fn(Signal) {
-        let group = Pid::from_raw(-i32::try_from(command).unwrap());
-        move |signal| {
-            let _ = kill(group, signal);
-        }
+    /// Signals the group of a command, which is to a test what `kill -1` is to PID 1.
+    fn group_of(command: u32) -> impl Fn(Signal) {
+        move |signal| signal_group(command, signal)
     }
 
     /// The exit code of a command that is waited for.
@@ -159,7 +172,7 @@ mod tests {
             let code = as_init(|signals| {
                 let command = shell(&format!("kill -{order} $PPID; exec sleep 1000"));
                 assert_eq!(signals.until_ended(command), Outcome::Ordered);
-                assert!(stop_processes(signals, LONG, session_of(command)));
+                assert!(stop_processes(signals, LONG, group_of(command)));
                 0
             });
             assert_eq!(code, 0, "{order}");
@@ -171,7 +184,7 @@ mod tests {
         let code = as_init(|signals| {
             let command = shell("trap '' TERM HUP; kill -TERM $PPID; while :; do sleep 1000; done");
             assert_eq!(signals.until_ended(command), Outcome::Ordered);
-            assert!(stop_processes(signals, Duration::ZERO, session_of(command)));
+            assert!(stop_processes(signals, Duration::ZERO, group_of(command)));
             0
         });
         assert_eq!(code, 0);
@@ -182,16 +195,21 @@ mod tests {
         let code = as_init(|signals| {
             let command = shell("kill -TERM $PPID; kill -STOP $$");
             assert_eq!(signals.until_ended(command), Outcome::Ordered);
-            assert!(stop_processes(signals, LONG, session_of(command)));
+            assert!(stop_processes(signals, LONG, group_of(command)));
             0
         });
         assert_eq!(code, 0);
     }
 
     #[test]
-    fn a_command_leads_its_session_and_has_no_signal_blocked() {
-        let script = "read -r pid comm state parent group session rest < /proc/self/stat
-            [ $session = $pid ] && grep -q '^SigBlk:.0*$' /proc/self/status";
+    fn a_command_that_the_terminal_stops_goes_on() {
+        assert_eq!(as_init(|signals| code_of(signals, shell("kill -TSTP $$; exit 6"))), 6);
+    }
+
+    #[test]
+    fn a_command_leads_its_group_and_has_no_signal_blocked() {
+        let script = "read -r pid comm state parent group rest < /proc/self/stat
+            [ $group = $pid ] && grep -q '^SigBlk:.0*$' /proc/self/status";
         assert_eq!(as_init(|signals| code_of(signals, shell(script))), 0);
     }
 }

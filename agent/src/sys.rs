@@ -64,38 +64,51 @@ pub fn wait_for_signal(signals: &SigSet, timeout: Option<Duration>) -> Option<c_
 
 /// What [`reap`] found.
 pub enum Reaped {
-    /// This process ended so.
-    Ended(u32, ExitStatus),
-    /// There are children, all of them running.
-    AllRunning,
+    /// This process ended, or was stopped, so.
+    Changed(u32, ExitStatus),
+    /// There are children, and no news of any.
+    NoNews,
     /// There are no children.
     NoChildren,
 }
 
-/// Takes one dead child, whichever it is, without waiting.
+/// Takes one child that is dead or newly stopped, whichever it is, without waiting.
 ///
 /// nix's `waitpid` refuses a status that names a real-time signal, and this one must not.
 pub fn reap() -> Reaped {
     let mut status = 0;
     // SAFETY: `status` is valid for the write.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
     match u32::try_from(pid) {
-        Ok(0) => Reaped::AllRunning,
-        Ok(pid) => Reaped::Ended(pid, ExitStatus::from_raw(status)),
+        Ok(0) => Reaped::NoNews,
+        Ok(pid) => Reaped::Changed(pid, ExitStatus::from_raw(status)),
         Err(_) => Reaped::NoChildren,
     }
 }
 
-/// Makes `command` start in a session of its own, with no signal blocked, and with its standard input
-/// as the controlling terminal where that is a terminal.
-pub fn in_own_session(command: &mut Command) {
-    let prepare = || {
-        nix::unistd::setsid()?;
-        // SAFETY: TIOCSCTTY takes a number. It fails on what is no terminal, which is no fault.
-        unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
+/// Makes this process leader of a session whose controlling terminal is its standard input.
+pub fn own_terminal() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    // SAFETY: TIOCSCTTY takes a number. It fails on what is no terminal, which is no fault.
+    let result = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// Makes `command` start in a process group of its own, with no signal blocked, and in the foreground of the
+/// terminal if this process owns one.
+pub fn in_own_group(command: &mut Command, in_foreground: bool) {
+    let prepare = move || {
+        if in_foreground {
+            // Who is not in the foreground yet is stopped for asking, unless that signal is blocked.
+            SigSet::all().thread_set_mask()?;
+            let group = nix::unistd::getpid().as_raw();
+            // SAFETY: tcsetpgrp takes plain numbers. Without the foreground a command still runs.
+            unsafe { libc::tcsetpgrp(libc::STDIN_FILENO, group) };
+        }
         SigSet::empty().thread_set_mask()?;
         Ok(())
     };
+    command.process_group(0);
     // SAFETY: between fork and exec `prepare` makes system calls only and allocates nothing.
     unsafe { command.pre_exec(prepare) };
 }
