@@ -1,5 +1,7 @@
 # The project's commands. Long output goes to target/log/.
 SHELL := /bin/bash
+# Where Debian has tools for root; not everybody's PATH does.
+export PATH := $(PATH):/usr/sbin:/sbin
 LAB := cargo run --quiet --package rvm-tests --bin lab --
 
 .PHONY: help build demo test lab bench fuzz clean

@@ -21,10 +21,9 @@ fn lab(arguments: &[&str]) -> (Output, String) {
     (output, text)
 }
 
-/// Runs the cases whose name has `filter` in it, with short limits.
-fn cases(filter: &str) -> (Output, String) {
-    let limits = ["--test-timeout", "10", "--silence", "20", "--timeout", "240"];
-    lab(&[["test", "--lab", "--target", "cases", filter].as_slice(), &limits].concat())
+/// Runs the cases whose name has `filter` in it, with these limits.
+fn cases(filter: &str, limits: &[&str]) -> (Output, String) {
+    lab(&[["test", "--lab", "--target", "cases", filter].as_slice(), limits].concat())
 }
 
 /// The lines of the summary: what stands after the name of this case.
@@ -38,7 +37,7 @@ fn last_line(text: &str) -> &str {
 
 #[test]
 fn every_outcome_of_a_test_is_told_apart() {
-    let (output, text) = cases("outcome::");
+    let (output, text) = cases("outcome::", &["--test-timeout", "10"]);
 
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(last_line(&text), "2 passed, 6 failed, 1 skipped");
@@ -55,8 +54,8 @@ fn every_outcome_of_a_test_is_told_apart() {
 }
 
 /// The lab ends in the middle of `case`: that it fails, and why, is said of the case and of the lab.
-fn check_a_lost_lab(case: &str, why: &str) {
-    let (output, text) = cases(case);
+fn check_a_lost_lab(case: &str, limits: &[&str], why: &str) {
+    let (output, text) = cases(case, limits);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(last_line(&text), "0 passed, 2 failed, 0 skipped");
     let told = told_of(&text, case);
@@ -65,17 +64,17 @@ fn check_a_lost_lab(case: &str, why: &str) {
 
 #[test]
 fn a_panic_of_the_labs_kernel_is_a_failure() {
-    check_a_lost_lab("lab::panics_the_kernel", "Kernel panic");
+    check_a_lost_lab("lab::panics_the_kernel", &[], "Kernel panic");
 }
 
 #[test]
 fn the_death_of_the_runner_is_a_failure() {
-    check_a_lost_lab("lab::kills_the_runner", "the runner inside the lab died");
+    check_a_lost_lab("lab::kills_the_runner", &[], "the runner inside the lab died");
 }
 
 #[test]
 fn a_lab_that_hangs_is_a_failure() {
-    check_a_lost_lab("lab::stops_the_runner", "no sign of life for 20 s");
+    check_a_lost_lab("lab::stops_the_runner", &["--silence", "20"], "no sign of life for 20 s");
 }
 
 #[test]
