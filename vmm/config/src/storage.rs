@@ -28,7 +28,7 @@ pub struct Disk {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IoEngine {
-    /// io_uring where the host has it, else [`IoEngine::Sync`].
+    /// io_uring where the host has it and the disk is not in memory anyway (tmpfs), else [`IoEngine::Sync`].
     #[default]
     Auto,
     /// io_uring; an error where the host does not have it.

@@ -159,3 +159,28 @@ impl DiskFile {
 fn length(range: &Range<u64>) -> u64 {
     range.end.saturating_sub(range.start)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn zeroes_are_written_where_the_file_system_has_no_call_for_them() {
+        // tmpfs punches holes, but zeroes no ranges.
+        let file = File::from(memfd_create("disk", MFdFlags::empty()).unwrap());
+        file.write_all_at(&[1; 256 << 10], 0).unwrap();
+        let disk = DiskFile { file, block_device: false };
+        assert!(disk.in_memory());
+        disk.write_zeroes(&(1024..(200 << 10)), false).unwrap();
+        let mut bytes = vec![9; 256 << 10];
+        disk.file.read_exact_at(&mut bytes, 0).unwrap();
+        let (before, rest) = bytes.split_at(1024);
+        let (zeroes, behind) = rest.split_at((200 << 10) - 1024);
+        assert!(before.iter().all(|byte| *byte == 1));
+        assert!(zeroes.iter().all(|byte| *byte == 0));
+        assert!(behind.iter().all(|byte| *byte == 1));
+    }
+}

@@ -6,8 +6,9 @@
 //!                                         └───────────────────────────────┘
 //! ```
 //!
-//! A slot belongs to one descriptor head, so that a head that is in flight cannot be so twice, and neither slots
-//! nor rings ever grow. The ring holds the guest's memory mapped while anything is in flight.
+//! A slot belongs to one descriptor head, so that a head that is in flight cannot be so twice. There are as many
+//! as the queue has descriptors, each with an iovec of 4 KiB at most: a driver can have no more of the host's
+//! memory, whatever it posts. The ring holds the guest's memory mapped while anything is in flight.
 //!
 //! The ring is made before the thread that uses it is confined, and is then restricted by itself to vectored
 //! reads, vectored writes and fsyncs: what a confined thread cannot do by system calls it cannot do through its

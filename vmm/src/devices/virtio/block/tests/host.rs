@@ -1,0 +1,185 @@
+//! The host's side: files that end, fill up or are protected, block devices, and the thread's confinement.
+
+use super::*;
+
+#[test]
+fn a_read_only_disk_is_never_written_to() {
+    on_every_engine(|engine| {
+        let mut machine = Machine::read_only(engine);
+        assert!(machine.offers(VIRTIO_BLK_F_RO));
+        assert!(!machine.offers(VIRTIO_BLK_F_DISCARD));
+        assert_eq!(machine.write(0, &[1; 512]), IO_ERROR);
+        assert_eq!(machine.range(VIRTIO_BLK_T_DISCARD, 1, 8, 0), IO_ERROR);
+        assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, 1, 8, 0), IO_ERROR);
+        assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+        assert_eq!(machine.read(1, 512), (OK, vec![1; 512]));
+        assert_eq!(machine.image.read(512, 8 * 512), Image::new(SIZE).read(512, 8 * 512));
+    });
+}
+
+#[test]
+fn a_file_cut_off_under_the_disk_is_an_error_of_the_read() {
+    on_every_engine(|engine| {
+        let mut machine = Machine::new(engine);
+        File::options().write(true).open(&machine.image.0).unwrap().set_len(1024 + 100).unwrap();
+        assert_eq!(machine.read(0, 1024).0, OK);
+        assert_eq!(machine.read(1, 1024).0, IO_ERROR);
+        assert_eq!(machine.read(100, 512).0, IO_ERROR);
+    });
+}
+
+#[test]
+fn a_full_host_is_an_error_of_the_write() {
+    for with_ring in [false, true] {
+        let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+        let ring = match with_ring.then(|| Ring::new(&full)).transpose() {
+            Ok(ring) => ring,
+            Err(error) => return println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
+        };
+        let mut machine = machine_on(full, ring);
+        assert_eq!(machine.write(1, &[1; 512]), IO_ERROR);
+        assert_eq!(machine.read(1, 512), (OK, vec![0; 512]));
+        // Several at once.
+        let header = machine.header(VIRTIO_BLK_T_OUT, 1);
+        let (data, status) = (machine.driver.allocate(512), machine.driver.allocate(16));
+        for index in 0..16 {
+            let parts = [header, Part::Readable(data, 512), Part::Writable(status + index, 1)];
+            machine.driver.submit(0, &parts);
+        }
+        machine.driver.kick(0);
+        for _ in 0..16 {
+            assert_eq!(machine.driver.wait_used(0).1, 1);
+        }
+        assert_eq!(machine.driver.bytes(status, 16), [IO_ERROR; 16]);
+        assert_eq!((machine.stats.operations.get(), machine.stats.errors.get()), (18, 17));
+    }
+}
+
+/// A block device of the host on an image.
+struct Loop {
+    device: PathBuf,
+    _image: Image,
+}
+
+impl Loop {
+    /// `None`, told to the runner, where the host lets nobody have one.
+    fn new(arguments: &[&str]) -> Option<Self> {
+        let image = Image::new(SIZE);
+        let output =
+            Command::new("losetup").args(arguments).args(["--find", "--show"]).arg(&image.0).output();
+        match output {
+            Ok(output) if output.status.success() => {
+                let device = String::from_utf8(output.stdout).unwrap().trim().into();
+                Some(Self { device, _image: image })
+            }
+            failed => {
+                println!("\nrvm-tests: cannot run: there is no loop device to be had: {failed:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        Command::new("losetup").arg("--detach").arg(&self.device).status().unwrap();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk() {
+    let Some(device) = Loop::new(&[]) else { return };
+    on_every_engine(|engine| {
+        let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine };
+        let mut machine = Machine::with(&disk, Image::new(512));
+        assert_eq!(machine.driver.register(VIRTIO_MMIO_CONFIG), u32::try_from(SIZE / 512).unwrap());
+        assert_eq!(machine.write(8, &[0xaa; 8 * 512]), OK);
+        assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+        assert_eq!(machine.read(15, 512), (OK, vec![0xaa; 512]));
+        assert_eq!(machine.range(VIRTIO_BLK_T_DISCARD, 1024, 128, 0), OK);
+        for (sector, unmap) in [(8, 0), (12, 1)] {
+            assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, sector, 4, unmap), OK);
+            assert_eq!(machine.read(sector, 4 * 512), (OK, vec![0; 4 * 512]));
+        }
+    });
+}
+
+#[test]
+fn a_write_protected_block_device_is_not_opened_for_writing() {
+    let Some(device) = Loop::new(&["--read-only"]) else { return };
+    let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine: IoEngine::Sync };
+    let error = Block::open(&disk).err().unwrap();
+    assert!(matches!(error, BlockError::ReadOnly { .. } | BlockError::Permission { .. }), "{error}");
+    Block::open(&Disk { read_only: true, ..disk }).unwrap();
+}
+
+#[test]
+fn a_disk_is_free_again_as_soon_as_its_device_is_gone() {
+    on_every_engine(|engine| {
+        let image = Image::new(SIZE);
+        for _ in 0..50 {
+            // Fails where the kernel still holds the file, as for a ring that it takes apart later.
+            let block = Block::open(&image.disk(engine)).unwrap();
+            let mut driver = Driver::start(Box::new(block), u64::MAX);
+            let header = driver.place(&[0; 16]);
+            let data = driver.allocate(513);
+            for _ in 0..2 {
+                driver.submit(0, &[Part::Readable(header, 16), Part::Writable(data, 513)]);
+            }
+            driver.kick(0);
+            driver.wait_used(0);
+        }
+    });
+}
+
+/// Everything that a disk does, by a thread under its seccomp filter: one that asks for more ends the tests.
+fn do_everything_confined(disk: &Disk) {
+    let block = Block::open(disk).unwrap();
+    let stats = block.stats();
+    let confine = Filters::new(true).unwrap().confine(ThreadKind::Block);
+    let memory = [(GuestAddress(0), MEMORY_SIZE)];
+    let mut driver = Driver::confined(Box::new(block), &memory, confine);
+    // Without FLUSH first: durable writes.
+    driver.initialise(!(1 << VIRTIO_BLK_F_FLUSH));
+    let mut machine = Machine { driver, stats, image: Image::new(512) };
+    assert_eq!(machine.write(0, &[1; 512]), OK);
+    machine.driver.initialise(u64::MAX);
+    assert_eq!(machine.write(0, &[1; 512]), OK);
+    assert_eq!(machine.read(0, 512), (OK, vec![1; 512]));
+    assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+    assert_eq!(machine.range(VIRTIO_BLK_T_DISCARD, 8, 8, 0), OK);
+    assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, 8, 8, 0), OK);
+    assert_eq!(machine.range(VIRTIO_BLK_T_WRITE_ZEROES, 16, 8, 1), OK);
+    // A batch, with the most segments there are.
+    let header = machine.header(VIRTIO_BLK_T_IN, 0);
+    let (data, status) = (machine.driver.allocate(254 * 512), machine.driver.allocate(8));
+    let segments = (0..254).map(|index| Part::Writable(data + 512 * index, 512));
+    for index in 0..8 {
+        let end = Part::Writable(status + index, 1);
+        let parts: Vec<Part> = [header].into_iter().chain(segments.clone()).chain([end]).collect();
+        let table = table(&mut machine.driver, &parts);
+        machine.driver.submit(0, &[table]);
+    }
+    machine.driver.kick(0);
+    for _ in 0..8 {
+        machine.driver.wait_used(0);
+    }
+    assert_eq!(machine.driver.bytes(status, 8), [OK; 8]);
+    assert_eq!(machine.read(SIZE, 512).0, IO_ERROR);
+    machine.driver.transport.pause();
+    machine.driver.transport.resume();
+    assert_eq!(machine.read(0, 512), (OK, vec![1; 512]));
+}
+
+#[test]
+fn a_disk_needs_no_call_that_its_filter_forbids() {
+    on_every_engine(|engine| do_everything_confined(&Image::new(SIZE).disk(engine)));
+}
+
+#[test]
+fn a_block_device_needs_no_call_that_its_filter_forbids() {
+    let Some(device) = Loop::new(&[]) else { return };
+    on_every_engine(|engine| {
+        do_everything_confined(&Disk { path: device.device.clone(), read_only: false, id: None, engine });
+    });
+}
