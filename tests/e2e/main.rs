@@ -3,5 +3,6 @@
 
 mod daemons;
 mod debian;
+mod doctor;
 mod guest_image;
 mod kvm;
