@@ -6,3 +6,4 @@ mod debian;
 mod doctor;
 mod guest_image;
 mod kvm;
+mod readme;
