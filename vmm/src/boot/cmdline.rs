@@ -19,7 +19,7 @@ pub struct CmdlineError(pub usize);
 /// - `quiet`: each character on the console is an exit; warnings and errors still show.
 /// - `reboot=k`: reset by the keyboard controller first; it is there, other ways are tried after it.
 /// - `panic=-1`: reset at once after a panic, which the VMM has been told of.
-const DEFAULTS: &str = "console=ttyS0 quiet reboot=k panic=-1";
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1";
 
 /// The whole command line for `kernel`.
 ///
@@ -28,8 +28,8 @@ const DEFAULTS: &str = "console=ttyS0 quiet reboot=k panic=-1";
 pub fn compose(kernel: &Kernel) -> Result<String, CmdlineError> {
     let line = match (kernel.bare_cmdline, kernel.cmdline.trim()) {
         (true, own) => own.to_owned(),
-        (false, "") => DEFAULTS.to_owned(),
-        (false, own) => format!("{DEFAULTS} {own}"),
+        (false, "") => DEFAULT_CMDLINE.to_owned(),
+        (false, own) => format!("{DEFAULT_CMDLINE} {own}"),
     };
     match line.len() {
         0..=MAX_CMDLINE => Ok(line),
@@ -55,14 +55,14 @@ mod tests {
     #[test]
     fn the_users_words_come_after_ours() {
         let line = compose(&kernel("quiet=0 -- echo hi", false));
-        assert_eq!(line, Ok(format!("{DEFAULTS} quiet=0 -- echo hi")));
+        assert_eq!(line, Ok(format!("{DEFAULT_CMDLINE} quiet=0 -- echo hi")));
         assert_eq!(compose(&kernel("a b", true)), Ok("a b".to_owned()));
-        assert_eq!(compose(&kernel("", false)), Ok(DEFAULTS.to_owned()));
+        assert_eq!(compose(&kernel("", false)), Ok(DEFAULT_CMDLINE.to_owned()));
     }
 
     #[test]
     fn our_part_counts_for_the_length() {
-        let fits = MAX_CMDLINE - DEFAULTS.len() - 1;
+        let fits = MAX_CMDLINE - DEFAULT_CMDLINE.len() - 1;
         assert!(compose(&kernel(&"x".repeat(fits), false)).is_ok());
         assert_eq!(compose(&kernel(&"x".repeat(fits + 1), false)), Err(CmdlineError(MAX_CMDLINE + 1)));
     }

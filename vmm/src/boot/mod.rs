@@ -10,7 +10,7 @@ use linux_loader::loader::bootparam::setup_header;
 use rvm_config::MemorySize;
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
-pub use cmdline::{CmdlineError, compose};
+pub use cmdline::{CmdlineError, DEFAULT_CMDLINE, compose};
 pub use initrd::InitrdError;
 pub use kernel::{KernelError, LoadedKernel};
 pub use named_file::{FileKind, NamedFile, OpenError};

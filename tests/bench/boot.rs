@@ -1,0 +1,180 @@
+//! From the start of the VMM's process to the ready line of init, the VMM's memory, and what a boot exits for; each
+//! beside QEMU's microvm with the same kernel and the same image.
+//!
+//! One vCPU, 128 MiB, seccomp on. A figure is the median of [`RUNS`] boots after one that is not counted; a lab
+//! millisecond is a million executed instructions, host and guest together.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to tell")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rvm_tests::artifact;
+use serde_json::json;
+
+const RUNS: usize = 5;
+const READY: &str = "rvm-agent ready";
+/// What init runs after the ready line; the VMM is stopped before that matters.
+const COMMAND: &str = "/init";
+const KVM_STATS: &str = "/sys/kernel/debug/kvm";
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// What one boot cost.
+#[derive(Clone, Debug)]
+struct Boot {
+    to_ready: Duration,
+    exits: BTreeMap<String, u64>,
+    memory: Memory,
+}
+
+/// Resident memory in KiB, by whose it is: the largest anonymous mapping is the guest's RAM.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    guest: u64,
+    own: u64,
+}
+
+/// A VMM on its way to the ready line, killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn rvm() -> Command {
+    let mut command = Command::new(artifact::rvm());
+    command
+        .args(["boot", "--kernel"])
+        .arg(artifact::vmlinux())
+        .arg("--initrd")
+        .arg(artifact::bare_initramfs());
+    command.arg("--").arg(COMMAND);
+    command
+}
+
+fn qemu() -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off,auto-kernel-cmdline=off", "-accel", "kvm"]);
+    command.args(["-cpu", "host", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none"]);
+    command.args(["-serial", "stdio", "-no-reboot", "-sandbox", "on", "-device", "virtio-rng-device"]);
+    command.arg("-kernel").arg(artifact::vmlinux()).arg("-initrd").arg(artifact::bare_initramfs());
+    let cmdline = format!("{} -- {COMMAND}", rvm::boot::DEFAULT_CMDLINE);
+    command.args(["-append", &cmdline]);
+    command
+}
+
+fn boot(mut command: Command) -> Boot {
+    let start = Instant::now();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Running(child);
+    let output = BufReader::new(child.0.stdout.take().unwrap());
+    let ready = output.lines().map_while(Result::ok).find(|line| line.contains(READY));
+    let to_ready = start.elapsed();
+    assert!(ready.is_some(), "the guest becomes ready");
+    // As it is now, so that nothing that comes after counts.
+    kill(Pid::from_raw(child.0.id().try_into().unwrap()), Signal::SIGSTOP).unwrap();
+    Boot { to_ready, exits: exits(), memory: memory(child.0.id()) }
+}
+
+/// KVM's counters of the one VM there is.
+fn exits() -> BTreeMap<String, u64> {
+    let wanted = ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "insn_emulation", "pf_taken"];
+    let vms: Vec<PathBuf> = fs::read_dir(KVM_STATS).unwrap().flatten().map(|entry| entry.path()).collect();
+    let vm = vms.iter().find(|path| path.is_dir()).unwrap();
+    let read = |name: &str| fs::read_to_string(vm.join(name)).unwrap().trim().parse().unwrap();
+    wanted.iter().map(|name| ((*name).to_owned(), read(name))).collect()
+}
+
+fn memory(pid: u32) -> Memory {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (mut memory, mut of_guest) = (Memory::default(), false);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Size:"), Some(size)) => of_guest = size.parse::<u64>().unwrap() >= 128 << 10,
+            (Some("Rss:"), Some(rss)) => {
+                let rss: u64 = rss.parse().unwrap();
+                if of_guest { memory.guest += rss } else { memory.own += rss }
+            }
+            _ => {}
+        }
+    }
+    memory
+}
+
+/// The boot with the median time.
+fn median(make: fn() -> Command) -> Boot {
+    boot(make());
+    let mut boots: Vec<Boot> = (0..RUNS).map(|_| boot(make())).collect();
+    boots.sort_by_key(|boot| boot.to_ready);
+    boots.swap_remove(RUNS / 2)
+}
+
+fn print(huge_pages: &str, name: &str, boot: &Boot) {
+    let Boot { to_ready, exits, memory } = boot;
+    println!(
+        "{name:<14} {huge_pages:<8} {:>8.1} {:>9.1} {:>9.1} {:>7} {:>7} {:>6} {:>9} {:>7}",
+        to_ready.as_secs_f64() * 1e3,
+        kib_to_mib(memory.own),
+        kib_to_mib(memory.guest),
+        exits["exits"],
+        exits["io_exits"],
+        exits["mmio_exits"],
+        exits["insn_emulation"],
+        exits["pf_taken"],
+    );
+}
+
+#[allow(clippy::cast_precision_loss, reason = "sizes of processes are far below 2^52")]
+fn kib_to_mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+fn main() {
+    if !Path::new(KVM_STATS).exists() {
+        let mounted = Command::new("mount").args(["-t", "debugfs", "debugfs", "/sys/kernel/debug"]).status();
+        assert!(mounted.unwrap().success(), "KVM's counters are there");
+    }
+    let before = fs::read_to_string(HUGE_PAGES).unwrap();
+    println!("1 vCPU, 128 MiB, process start to ready line; median of {RUNS}");
+    println!("VMM            huge pg.   lab ms   VMM MiB guest MiB   exits    port   mmio  emulated  faults");
+    let mut figures = BTreeMap::new();
+    for huge_pages in ["madvise", "never"] {
+        fs::write(HUGE_PAGES, huge_pages).unwrap();
+        for (name, make) in [("rvm", rvm as fn() -> Command), ("QEMU microvm", qemu)] {
+            let boot = median(make);
+            print(huge_pages, name, &boot);
+            let figure = json!({
+                "lab_ms": boot.to_ready.as_secs_f64() * 1e3,
+                "vmm_kib": boot.memory.own,
+                "guest_kib": boot.memory.guest,
+                "exits": boot.exits,
+            });
+            figures.insert(format!("{name}, huge pages {huge_pages}"), figure);
+        }
+    }
+    if let Some(chosen) = before.split(['[', ']']).nth(1) {
+        fs::write(HUGE_PAGES, chosen).unwrap();
+    }
+    println!();
+    println!("{}", phases());
+    fs::write(artifact::out().join("boot.json"), json!(figures).to_string()).unwrap();
+}
+
+/// Where the time of one boot goes, as rvm itself tells.
+fn phases() -> String {
+    let mut command = rvm();
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    command = Command::new(artifact::rvm());
+    command.args(&arguments[..1]).arg("--timing").args(&arguments[1..]);
+    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
