@@ -36,7 +36,7 @@ pub fn main() -> io::Result<i32> {
 
     let out = Path::new("/tmp/out");
     fs::create_dir_all(out)?;
-    let env = surroundings(&job, out)?;
+    let env = surroundings(out)?;
     let status = thread::scope(|scope| {
         let (over, ended) = mpsc::channel::<()>();
         if job.beat {
@@ -94,12 +94,13 @@ fn uptime() -> io::Result<u64> {
     Ok(number(seconds)? * 1000 + number(hundredths)? * 10)
 }
 
-/// The environment of everything that runs here: the job's, and where this lab has things.
-fn surroundings(job: &Job, out: &Path) -> io::Result<Vec<(String, String)>> {
-    let mut env = job.env.clone();
-    env.push(("RVM_LAB".into(), "1".into()));
-    env.push(("RVM_ARTIFACTS".into(), format!("{PAYLOAD}/bin")));
-    env.push(("RVM_OUT".into(), out.display().to_string()));
+/// The environment of everything that runs here: where this lab has things.
+fn surroundings(out: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut env = vec![
+        ("RVM_LAB".into(), "1".into()),
+        ("RVM_ARTIFACTS".into(), format!("{PAYLOAD}/bin")),
+        ("RVM_OUT".into(), out.display().to_string()),
+    ];
     for disk in fs::read_dir("/sys/block")? {
         let disk = disk?;
         let Ok(serial) = fs::read_to_string(disk.path().join("serial")) else {

@@ -14,14 +14,12 @@ pub const PORT: &str = "rvm.control";
 /// Where the payload disk is mounted inside the lab.
 pub const PAYLOAD: &str = "/pay";
 
-/// What the inside has to do, and the surroundings to do it in.
+/// What the inside has to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Job {
     pub work: Work,
     /// Whether to tell the outside now and then that the lab lives. Not while instructions are counted.
     pub beat: bool,
-    /// Extra environment of everything that runs.
-    pub env: Vec<(String, String)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

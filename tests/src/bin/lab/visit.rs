@@ -98,10 +98,11 @@ impl Visit {
             self.machine.console = Console::Terminal;
         }
         self.machine.timeout = timeout;
-        let job = Job { beat: !self.machine.deterministic, env: Vec::new(), work };
+        let job = Job { beat: !self.machine.deterministic, work };
         self.payload.finish(&job, &self.machine.payload)?;
         let end = self.machine.run(self.directory.path(), on_message);
-        if self.machine.console == Console::Log && !matches!(end, Ok(End::Done(_))) {
+        let expected = matches!(end, Ok(End::Done(_) | End::Interrupted(_)));
+        if self.machine.console == Console::Log && !expected {
             fs::remove_file(&self.machine.payload)?;
             let console = self.directory.keep().join("console.log");
             eprintln!("lab: its console is in {}", console.display());
