@@ -294,12 +294,12 @@ mod tests {
     #[test]
     fn a_disk_has_one_writer_or_many_readers() {
         let directory = Directory::new();
-        let path = directory.file(512);
-        let writer = open(&path, false).unwrap();
+        let path = directory.file(1024);
+        let _writer = open(&path, false).unwrap();
         for read_only in [false, true] {
             assert!(matches!(error(&path, read_only).0, BlockError::Locked { .. }));
         }
-        drop(writer);
+        let path = directory.file(512);
         let _readers = [open(&path, true).unwrap(), open(&path, true).unwrap()];
         let (error, text) = error(&path, false);
         assert!(matches!(error, BlockError::Locked { .. }));

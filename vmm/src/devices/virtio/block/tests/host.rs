@@ -1,5 +1,8 @@
 //! The host's side: files that end, fill up or are protected, block devices, and the thread's confinement.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use super::*;
 
 #[test]
@@ -88,8 +91,8 @@ impl Drop for Loop {
 
 #[test]
 fn a_block_device_is_a_disk() {
-    let Some(device) = Loop::new(&[]) else { return };
     on_every_engine(|engine| {
+        let Some(device) = Loop::new(&[]) else { return };
         let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine };
         let mut machine = Machine::with(&disk, Image::new(512));
         assert_eq!(machine.driver.register(VIRTIO_MMIO_CONFIG), u32::try_from(SIZE / 512).unwrap());
@@ -114,22 +117,47 @@ fn a_write_protected_block_device_is_not_opened_for_writing() {
 }
 
 #[test]
-fn a_disk_is_free_again_as_soon_as_its_device_is_gone() {
-    on_every_engine(|engine| {
+fn a_disk_is_free_again_as_soon_as_its_process_was_killed() {
+    const NAME: &str =
+        "devices::virtio::block::tests::host::a_disk_is_free_again_as_soon_as_its_process_was_killed";
+    const DISK: &str = "RVM_TEST_DISK";
+    if let Some(path) = std::env::var_os(DISK) {
+        let disk = Disk { path: path.into(), read_only: false, id: None, engine: IoEngine::Auto };
+        read_without_end(&disk);
+    }
+    for _ in 0..10 {
         let image = Image::new(SIZE);
-        for _ in 0..50 {
-            // Fails where the kernel still holds the file, as for a ring that it takes apart later.
-            let block = Block::open(&image.disk(engine)).unwrap();
-            let mut driver = Driver::start(Box::new(block), u64::MAX);
-            let header = driver.place(&[0; 16]);
-            let data = driver.allocate(513);
-            for _ in 0..2 {
-                driver.submit(0, &[Part::Readable(header, 16), Part::Writable(data, 513)]);
-            }
-            driver.kick(0);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture", "--test-threads=1"])
+            .env(DISK, &image.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "reading"));
+        assert!(Block::open(&image.disk(IoEngine::Auto)).is_err(), "it is locked");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Fails where the kernel still holds the file, as for a ring that it takes apart later.
+        Block::open(&image.disk(IoEngine::Auto)).unwrap();
+    }
+}
+
+/// Keeps requests in flight, until the process is killed.
+fn read_without_end(disk: &Disk) -> ! {
+    let mut driver = Driver::start(Box::new(Block::open(disk).unwrap()), u64::MAX);
+    let header = driver.place(&[0; 16]);
+    let data = driver.allocate(0x1_0001);
+    println!("\nreading");
+    loop {
+        for _ in 0..16 {
+            driver.submit(0, &[Part::Readable(header, 16), Part::Writable(data, 0x1_0001)]);
+        }
+        driver.kick(0);
+        for _ in 0..16 {
             driver.wait_used(0);
         }
-    });
+    }
 }
 
 /// Everything that a disk does, by a thread under its seccomp filter: one that asks for more ends the tests.
@@ -178,8 +206,8 @@ fn a_disk_needs_no_call_that_its_filter_forbids() {
 
 #[test]
 fn a_block_device_needs_no_call_that_its_filter_forbids() {
-    let Some(device) = Loop::new(&[]) else { return };
     on_every_engine(|engine| {
+        let Some(device) = Loop::new(&[]) else { return };
         do_everything_confined(&Disk { path: device.device.clone(), read_only: false, id: None, engine });
     });
 }

@@ -1,4 +1,7 @@
 //! The disk as its driver sees it: through registers and rings, against files of the host.
+//!
+//! No test opens a file again that it has closed: a process that another test starts has its lock for a moment,
+//! between fork and exec.
 
 #![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 
