@@ -1,0 +1,143 @@
+//! The transport as a driver meets it, in order and out of it.
+#![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+
+use super::*;
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::testing::{Driver, Part};
+
+fn driver() -> Driver {
+    Driver::new(Box::new(Rng::new().unwrap()))
+}
+
+fn running() -> Driver {
+    Driver::start(Box::new(Rng::new().unwrap()), u64::MAX)
+}
+
+#[test]
+fn the_identity_is_that_of_a_modern_device() {
+    let mut driver = driver();
+    assert_eq!(driver.register(VIRTIO_MMIO_MAGIC_VALUE), 0x7472_6976);
+    assert_eq!(driver.register(VIRTIO_MMIO_VERSION), 2);
+    assert_eq!(driver.register(VIRTIO_MMIO_DEVICE_ID), 4);
+    assert_eq!(driver.register(VIRTIO_MMIO_QUEUE_NUM_MAX), 64);
+}
+
+#[test]
+fn the_status_only_moves_forward_and_step_by_step() {
+    let mut driver = driver();
+    for (value, then) in [(4, 0), (2, 0), (15, 0), (1, 1), (0x80, 0), (1, 1), (7, 1), (3, 3), (1, 3), (2, 3)]
+    {
+        driver.set_register(VIRTIO_MMIO_STATUS, value);
+        let status = driver.register(VIRTIO_MMIO_STATUS);
+        if value == 0x80 {
+            assert_eq!(status, 1, "a write that takes ACKNOWLEDGE away is refused");
+            continue;
+        }
+        assert_eq!(status, then, "after writing {value:#x}");
+    }
+}
+
+#[test]
+fn features_that_were_not_offered_are_not_ok() {
+    for (page, features) in [(0, 1), (1, 1 << 31), (1, 0)] {
+        let mut driver = driver();
+        driver.set_register(VIRTIO_MMIO_STATUS, 1);
+        driver.set_register(VIRTIO_MMIO_STATUS, 3);
+        driver.set_register(VIRTIO_MMIO_DRIVER_FEATURES_SEL, page);
+        driver.set_register(VIRTIO_MMIO_DRIVER_FEATURES, features);
+        driver.set_register(VIRTIO_MMIO_STATUS, 11);
+        assert_eq!(driver.register(VIRTIO_MMIO_STATUS), 3);
+    }
+}
+
+#[test]
+fn queue_registers_are_frozen_while_the_device_runs() {
+    let mut driver = running();
+    for register in (0..0x100).step_by(4) {
+        if ![VIRTIO_MMIO_STATUS, 0x50].contains(&register) {
+            driver.set_register(register, 0xdead_beef);
+        }
+    }
+    driver.set_register(VIRTIO_MMIO_QUEUE_SEL, 0);
+    driver.set_register(VIRTIO_MMIO_QUEUE_DESC_LOW, 0xffff_fff0);
+    let buffer = driver.allocate(16);
+    assert_eq!(driver.request(0, &[Part::Writable(buffer, 16)]), 16);
+}
+
+#[test]
+fn a_queue_outside_of_memory_asks_for_a_reset_and_a_reset_helps() {
+    let mut driver = driver();
+    for status in [1, 3] {
+        driver.set_register(VIRTIO_MMIO_STATUS, status);
+    }
+    driver.set_register(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    driver.set_register(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+    driver.set_register(VIRTIO_MMIO_STATUS, 11);
+    driver.set_register(VIRTIO_MMIO_QUEUE_DESC_HIGH, 1);
+    driver.set_register(VIRTIO_MMIO_QUEUE_READY, 1);
+    driver.set_register(VIRTIO_MMIO_STATUS, 15);
+    assert_eq!(driver.register(VIRTIO_MMIO_STATUS), 15 | 64);
+
+    driver.initialise(u64::MAX);
+    let buffer = driver.allocate(16);
+    assert_eq!(driver.request(0, &[Part::Writable(buffer, 16)]), 16);
+}
+
+#[test]
+fn an_available_index_that_jumps_asks_for_a_reset() {
+    let mut driver = running();
+    for _ in 0..65 {
+        driver.repost(0, 0);
+    }
+    driver.kick(0);
+    driver.wait_needs_reset();
+}
+
+#[test]
+fn a_reset_while_requests_are_queued_stops_and_starts_again() {
+    let mut driver = running();
+    let buffer = driver.allocate(64);
+    for _ in 0..50 {
+        for _ in 0..32 {
+            driver.submit(0, &[Part::Writable(buffer, 64)]);
+        }
+        driver.kick(0);
+        driver.initialise(u64::MAX);
+    }
+    assert_eq!(driver.request(0, &[Part::Writable(buffer, 64)]), 64);
+}
+
+#[test]
+fn a_failed_driver_is_heard_again_only_after_a_reset() {
+    let mut driver = driver();
+    driver.set_register(VIRTIO_MMIO_STATUS, 1);
+    driver.set_register(VIRTIO_MMIO_STATUS, 0x81);
+    driver.set_register(VIRTIO_MMIO_STATUS, 0x83);
+    assert_eq!(driver.register(VIRTIO_MMIO_STATUS), 0x81);
+    driver.set_register(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(driver.register(VIRTIO_MMIO_STATUS), 0);
+}
+
+#[test]
+fn a_paused_device_goes_on_where_it_stopped() {
+    let mut driver = running();
+    let buffer = driver.allocate(16);
+    driver.request(0, &[Part::Writable(buffer, 16)]);
+    driver.transport.pause();
+    driver.submit(0, &[Part::Writable(buffer, 16)]);
+    driver.kick(0);
+    assert_eq!(driver.used(0), None);
+    driver.transport.resume();
+    assert_eq!(driver.wait_used(0).1, 16);
+}
+
+#[test]
+fn selectors_beyond_the_queues_read_as_nothing() {
+    let mut driver = driver();
+    for select in [1, 0xffff, 0x1_0000, u32::MAX] {
+        driver.set_register(VIRTIO_MMIO_QUEUE_SEL, select);
+        assert_eq!(driver.register(VIRTIO_MMIO_QUEUE_NUM_MAX), 0);
+        assert_eq!(driver.register(VIRTIO_MMIO_QUEUE_READY), 0);
+    }
+    driver.transport.write(QUEUE_NOTIFY, &u32::MAX.to_le_bytes());
+}
