@@ -11,6 +11,7 @@ use rvm_config::{Balloon, Console, Disk, MAX_CPUS, MemorySize, Net, VmConfig, Vs
 
 /// The flags of `rvm boot`.
 #[derive(Args, Debug, Default)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct BootArgs {
     /// Read the machine from a JSON file; flags override it
     #[arg(long, value_name = "FILE")]
