@@ -77,6 +77,9 @@ const COMMON: &[Call] = &[
     Any(libc::SYS_gettid),
     Any(libc::SYS_exit),
     Any(libc::SYS_exit_group),
+    // The terminal, back as it was: any thread may be the one that ends the process.
+    With(libc::SYS_ioctl, 1, libc::TCGETS),
+    With(libc::SYS_ioctl, 1, libc::TCSETS),
 ];
 
 /// What every device worker needs: waiting for its descriptors.
@@ -108,9 +111,6 @@ const MAIN: &[Call] = &[
     Any(libc::SYS_getpid),
     Any(libc::SYS_tgkill),
     With(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u64),
-    // The terminal, raw and back.
-    With(libc::SYS_ioctl, 1, libc::TCGETS),
-    With(libc::SYS_ioctl, 1, libc::TCSETS),
     // The vsock socket's name is removed at the end, if it is still ours.
     Any(libc::SYS_statx),
     Any(libc::SYS_unlink),
@@ -230,6 +230,8 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
     }
     // SAFETY: write(2) is async-signal-safe, and the bytes are there.
     unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    // Takes a lock only if it is free, and is a system call otherwise.
+    crate::console::terminal::restore();
     // SAFETY: _exit(2) is async-signal-safe, and does not return.
     unsafe { libc::_exit(VIOLATION) };
 }
@@ -278,5 +280,29 @@ mod tests {
         assert_eq!(output.status.code(), Some(VIOLATION));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("number 0257"), "{said}");
+    }
+
+    #[test]
+    fn a_forbidden_call_leaves_the_terminal_as_it_was() {
+        use crate::console::terminal::RawTerminal;
+        use nix::sys::termios::{LocalFlags, tcgetattr};
+        if std::env::var_os("RVM_TEST_VIOLATE").is_some() {
+            let _raw = RawTerminal::enter().unwrap();
+            Filters::new(true).unwrap().confine(ThreadKind::Vcpu)();
+            std::fs::File::open("/dev/null").ok();
+            panic!("the call went through");
+        }
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let before = tcgetattr(&pty.master).unwrap();
+        assert!(before.local_flags.contains(LocalFlags::ICANON));
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "seccomp::tests::a_forbidden_call_leaves_the_terminal_as_it_was"])
+            .args(["--nocapture", "--test-threads=1"])
+            .env("RVM_TEST_VIOLATE", "1")
+            .stdin(pty.slave.try_clone().unwrap())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(VIOLATION));
+        assert_eq!(tcgetattr(&pty.master).unwrap(), before);
     }
 }
