@@ -12,6 +12,8 @@
 //! writing IER, and a guest that polls for input reads LSR twice in a row. So a prompt appears at once, and
 //! no timer is needed.
 //!
+//! Input waits until the driver listens: one that sets up the port throws away what it finds there.
+//!
 //! A writer that would block keeps the backlog until [`Serial::flush`] finds it ready. What is written to a
 //! writer that fails otherwise (a closed pipe) is dropped: nobody is there to read it.
 
@@ -37,6 +39,8 @@ pub const GSI: u32 = 4;
 
 /// Most output kept for a writer that is not ready, in bytes.
 const BACKLOG: usize = 64 << 10;
+/// Bytes that a driver sends once it was told that the transmitter is idle, without asking before each.
+const BURST: usize = 64;
 /// A line longer than this goes out in pieces.
 const LONG: usize = 1 << 10;
 
@@ -44,8 +48,17 @@ const LONG: usize = 1 << 10;
 const DATA: u8 = 0;
 /// Interrupt enable register.
 const IER: u8 = 1;
-/// Modem control register; its bit 4 feeds what is sent back as received.
+const IER_DATA_READY: u8 = 1 << 0;
+/// Interrupt identification register; its low bits are 1 for none, or say which it is.
+const IIR: u8 = 2;
+const IIR_NONE: u8 = 1 << 0;
+const IIR_DATA_READY: u8 = 1 << 2;
+/// Line control register; its bit 7 puts the divisor in the place of [`DATA`] and [`IER`].
+const LCR: u8 = 3;
+const LCR_DIVISOR: u8 = 1 << 7;
+/// Modem control register; its bit 3 connects the interrupt, its bit 4 feeds what is sent back as received.
 const MCR: u8 = 4;
+const MCR_OUT2: u8 = 1 << 3;
 const MCR_LOOP: u8 = 1 << 4;
 /// Line status register; its bits 5 and 6 say that the transmitter takes a byte, and that it is idle.
 const LSR: u8 = 5;
@@ -56,7 +69,6 @@ pub struct Serial {
     uart: vm_superio::Serial<Line, NoEvents, Transmitter>,
     /// Bytes that the empty receive FIFO holds.
     fifo_size: usize,
-    loopback: bool,
     /// The caller was told that there is no space for input.
     starved: bool,
     /// The last access was a read of LSR: one more means that the driver polls.
@@ -69,9 +81,11 @@ impl Serial {
     /// [`PolledWriter`]), as it is called on vCPU threads. Fails when the process is out of descriptors.
     pub fn new(out: Box<dyn Write + Send>, irq: EventFd) -> io::Result<Self> {
         let transmitter = Transmitter { out, backlog: VecDeque::new(), blocked: false };
-        let uart = vm_superio::Serial::new(Line(irq), transmitter);
+        let mut uart = vm_superio::Serial::new(Line(irq), transmitter);
+        // As a reset leaves it.
+        uart.write(MCR, 0).ok();
         let (fifo_size, attention) = (uart.fifo_capacity(), EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
-        Ok(Self { uart, fifo_size, loopback: false, starved: false, polled: false, attention })
+        Ok(Self { uart, fifo_size, starved: false, polled: false, attention })
     }
 
     /// Readable when the main thread should look again: input that found no space has some, or
@@ -83,7 +97,7 @@ impl Serial {
     /// How many bytes [`Self::enqueue`] takes now: the main thread reads no more than that at once, and when
     /// it is none waits for [`Self::attention`] before it asks again.
     pub fn free_space(&mut self) -> usize {
-        let space = if self.loopback { 0 } else { self.uart.fifo_capacity() };
+        let space = if self.listens() { self.uart.fifo_capacity() } else { 0 };
         self.starved = space == 0;
         space
     }
@@ -128,9 +142,26 @@ impl Serial {
 
     /// Tells the main thread of space for input, once the FIFO is empty: fewer, larger reads.
     fn tell_of_space(&mut self) {
-        if self.starved && !self.loopback && self.uart.fifo_capacity() == self.fifo_size {
+        if self.starved && self.listens() && self.uart.fifo_capacity() == self.fifo_size {
             self.starved = false;
             self.attend();
+        }
+    }
+
+    /// Whether the driver has enabled the interrupt for input, and connected it. One that tries out what the
+    /// port can do enables, for a moment, what it has not connected.
+    fn listens(&mut self) -> bool {
+        let [ier, lcr, mcr] = [IER, LCR, MCR].map(|register| self.uart.read(register));
+        mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && lcr & LCR_DIVISOR == 0 && ier & IER_DATA_READY != 0
+    }
+
+    /// The interrupt identification, which says that there is data as long as there is: a driver stops
+    /// reading before the FIFO is empty, and looks here whether to go on.
+    fn interrupt(&mut self, identification: u8) -> u8 {
+        if self.listens() && self.uart.fifo_capacity() < self.fifo_size {
+            identification & !IIR_NONE | IIR_DATA_READY
+        } else {
+            identification
         }
     }
 }
@@ -149,6 +180,7 @@ impl BusDevice for Serial {
         match offset {
             LSR if self.uart.writer().is_full() => *value &= !LSR_TRANSMITTER,
             DATA => self.tell_of_space(),
+            IIR => *value = self.interrupt(*value),
             _ => {}
         }
     }
@@ -160,8 +192,7 @@ impl BusDevice for Serial {
         self.polled = false;
         // Neither the interrupt nor the transmitter fails.
         self.uart.write(offset, *value).ok();
-        if offset == MCR {
-            self.loopback = value & MCR_LOOP != 0;
+        if matches!(offset, IER | LCR | MCR) {
             self.tell_of_space();
         }
         if offset != DATA || *value == b'\n' || self.uart.writer().backlog.len() >= LONG {
@@ -192,8 +223,9 @@ struct Transmitter {
 }
 
 impl Transmitter {
+    /// Whether a burst of the driver might not fit.
     fn is_full(&self) -> bool {
-        self.backlog.len() >= BACKLOG
+        self.backlog.len() > BACKLOG - BURST
     }
 
     /// Writes the backlog; answers false if some is left because the writer is not ready.
@@ -257,7 +289,6 @@ mod tests {
     use super::*;
 
     const THR_EMPTY_ENABLE: u8 = 2;
-    const DATA_READY: u8 = 1;
 
     /// A port that writes to a pipe, its interrupt, and the pipe's other end, non-blocking.
     fn port() -> (Serial, EventFd, File) {
@@ -270,6 +301,12 @@ mod tests {
 
     fn polled(fd: OwnedFd) -> Box<dyn Write + Send> {
         Box::new(PolledWriter(File::from(fd)))
+    }
+
+    /// Does what a driver does last when it opens the port.
+    fn listen(serial: &mut Serial) {
+        serial.write(MCR.into(), &[MCR_OUT2]);
+        serial.write(IER.into(), &[IER_DATA_READY]);
     }
 
     /// Writes `text` as a driver does that checks LSR before each byte; answers how many bytes it could.
@@ -340,9 +377,13 @@ mod tests {
         }
         assert!(serial.output_blocked());
         assert!(serial.attention().read().is_ok());
-        assert_eq!(serial.uart.writer().backlog.len(), BACKLOG);
-        serial.write(0, b"y");
-        assert_eq!(serial.uart.writer().backlog.len(), BACKLOG, "the backlog does not grow");
+        let backlog = |serial: &Serial| serial.uart.writer().backlog.len();
+        assert_eq!(backlog(&serial), BACKLOG - BURST + 1);
+        // One that was told "idle" just before sends its burst, and nothing of it is lost.
+        (1..BURST).for_each(|_| serial.write(0, b"y"));
+        assert_eq!(backlog(&serial), BACKLOG);
+        serial.write(0, b"z");
+        assert_eq!(backlog(&serial), BACKLOG, "the backlog does not grow");
 
         // The driver takes the interrupt and is told "busy"; room is a new interrupt.
         irq.read().unwrap();
@@ -359,7 +400,10 @@ mod tests {
         assert!(ready(&mut serial));
         received +=
             std::iter::repeat_with(|| output(&mut pipe).len()).take_while(|got| *got > 0).sum::<usize>();
-        assert!(received >= sent && received <= sent + line.len(), "{received} of {sent} arrived");
+        assert!(
+            received >= sent + BURST - 1 && received <= sent + line.len() + BURST,
+            "{received} of {sent}"
+        );
     }
 
     #[test]
@@ -373,7 +417,7 @@ mod tests {
     #[test]
     fn input_beyond_the_fifo_waits_until_the_driver_has_read_it_empty() {
         let (mut serial, irq, _pipe) = port();
-        serial.write(IER.into(), &[DATA_READY]);
+        listen(&mut serial);
         let input: Vec<u8> = (0..100).collect();
         assert_eq!(serial.enqueue(&input), 64);
         assert!(irq.read().is_ok());
@@ -387,14 +431,48 @@ mod tests {
     }
 
     #[test]
+    fn input_waits_until_the_driver_listens() {
+        let (mut serial, irq, _pipe) = port();
+        assert_eq!((serial.free_space(), serial.enqueue(b"in")), (0, 0));
+        // As Linux tries the port.
+        for enabled in [0, 0xf, 0] {
+            serial.write(IER.into(), &[enabled]);
+            assert_eq!(serial.free_space(), 0);
+        }
+        serial.write(MCR.into(), &[MCR_OUT2]);
+        serial.write(LCR.into(), &[LCR_DIVISOR]);
+        serial.write(IER.into(), &[IER_DATA_READY]);
+        assert_eq!(serial.free_space(), 0, "that was the divisor");
+        serial.write(LCR.into(), &[0]);
+        assert!(serial.attention().read().is_err());
+        serial.write(IER.into(), &[IER_DATA_READY]);
+        assert!(serial.attention().read().is_ok());
+        assert_eq!(serial.enqueue(b"in"), 2);
+        assert!(irq.read().is_ok());
+    }
+
+    #[test]
+    fn data_that_the_driver_left_is_still_identified() {
+        let (mut serial, _irq, _pipe) = port();
+        listen(&mut serial);
+        serial.enqueue(b"ab");
+        for left in [2, 1, 0] {
+            let identification = register(&mut serial, IIR) & 0xf;
+            assert_eq!(identification, if left > 0 { IIR_DATA_READY } else { IIR_NONE });
+            register(&mut serial, DATA);
+        }
+    }
+
+    #[test]
     fn input_waits_for_the_end_of_a_loopback_test() {
         let (mut serial, _, mut pipe) = port();
-        serial.write(MCR.into(), &[MCR_LOOP]);
+        listen(&mut serial);
+        serial.write(MCR.into(), &[MCR_OUT2 | MCR_LOOP]);
         serial.write(DATA.into(), b"t");
         assert_eq!((serial.free_space(), serial.enqueue(b"in")), (0, 0));
         assert_eq!(register(&mut serial, DATA), b't');
         assert!(serial.attention().read().is_err());
-        serial.write(MCR.into(), &[0]);
+        serial.write(MCR.into(), &[MCR_OUT2]);
         assert!(serial.attention().read().is_ok());
         assert_eq!(serial.enqueue(b"in"), 2);
         assert_eq!(output(&mut pipe), "");
