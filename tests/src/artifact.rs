@@ -22,6 +22,11 @@ pub fn vmlinux() -> PathBuf {
     directory().join("guest/vmlinux")
 }
 
+/// The same kernel as a bzImage.
+pub fn bz_image() -> PathBuf {
+    directory().join("guest/bzImage")
+}
+
 /// Our guest image (initramfs), with the agent and a shell.
 pub fn initramfs() -> PathBuf {
     directory().join("guest/initramfs.cpio")

@@ -13,6 +13,8 @@ use rvm_config::MemorySize;
 use tempfile::TempDir;
 use vm_memory::GuestMemoryMmap;
 
+use image::Elf;
+
 struct Bench {
     directory: TempDir,
     memory: GuestMemoryMmap,
@@ -54,7 +56,7 @@ impl Bench {
 #[test]
 fn an_elf_header_may_have_anything_in_it() {
     let bench = Bench::new();
-    let kernel = image::vmlinux();
+    let kernel = image::elf(&Elf { pvh: true, ..Elf::default() });
     assert!(matches!(bench.load(&kernel).unwrap().entry, Entry::Pvh(_)));
     bench.survives(&kernel, 0..image::HEADERS);
 }

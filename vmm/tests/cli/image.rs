@@ -1,17 +1,10 @@
-//! Kernels made by hand: as much of one as rvm looks at before it runs one.
+//! Kernels made by hand: as much of one as a test needs.
 
-/// Where the segment of [`elf`] is loaded.
+/// Where the segment of an ELF file is loaded, and entered.
 const ADDRESS: u64 = 16 << 20;
 
-/// What an ELF file says of itself.
-pub struct Elf {
-    /// 1 for 32-bit, 2 for 64-bit.
-    pub class: u8,
-    pub machine: u16,
-    /// Of the one segment.
-    pub address: u64,
-    pub memory_size: u64,
-}
+/// Bytes of the segment in the file.
+const SEGMENT: usize = 0x1000;
 
 /// Bytes before the segment: file header, two program headers, a note.
 pub const HEADERS: usize = 64 + 2 * 56 + NOTE.len();
@@ -20,7 +13,27 @@ pub const HEADERS: usize = 64 + 2 * 56 + NOTE.len();
 /// [`ADDRESS`].
 const NOTE: [u8; 20] = *b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\0\0\0\x01";
 
-/// An ELF file with one segment of a page, and a note (System V ABI, chapters 4 and 5).
+/// An ELF file, and what it says of itself (System V ABI, chapters 4 and 5).
+pub struct Elf {
+    /// 1 for 32-bit, 2 for 64-bit.
+    pub class: u8,
+    pub machine: u16,
+    /// Of the one segment, and the entry.
+    pub address: u64,
+    pub memory_size: u64,
+    /// At the start of the segment.
+    pub code: Vec<u8>,
+    pub pvh: bool,
+}
+
+impl Default for Elf {
+    /// A kernel for this machine that does nothing.
+    fn default() -> Self {
+        Self { class: 2, machine: 62, address: ADDRESS, memory_size: 0x1000, code: vec![0xf4], pvh: false }
+    }
+}
+
+/// The file that `elf` describes.
 pub fn elf(elf: &Elf) -> Vec<u8> {
     let mut file = Vec::from(*b"\x7fELF");
     file.extend([elf.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -31,24 +44,23 @@ pub fn elf(elf: &Elf) -> Vec<u8> {
     file.extend(64_u64.to_le_bytes()); // e_phoff
     file.extend([0; 12]); // e_shoff, e_flags
     file.extend([64_u16, 56, 2, 64, 0, 0].map(u16::to_le_bytes).concat());
-    // Program header: PT_LOAD, readable and executable.
-    file.extend([1_u32, 5].map(u32::to_le_bytes).concat());
-    let offset = HEADERS as u64;
-    let numbers = [offset, elf.address, elf.address, 0x1000, elf.memory_size, 0x1000];
-    file.extend(numbers.map(u64::to_le_bytes).concat());
-    // Program header: PT_NOTE.
-    file.extend([4_u32, 4].map(u32::to_le_bytes).concat());
-    let note = (HEADERS - NOTE.len()) as u64;
-    file.extend([note, 0, 0, NOTE.len() as u64, NOTE.len() as u64, 4].map(u64::to_le_bytes).concat());
+
+    let mut program_header = |kind: u32, numbers: [u64; 6]| {
+        file.extend(kind.to_le_bytes());
+        file.extend(5_u32.to_le_bytes()); // readable and executable
+        file.extend(numbers.map(u64::to_le_bytes).concat());
+    };
+    let (load, note) = (1, if elf.pvh { 4 } else { 0 });
+    let size = SEGMENT as u64;
+    program_header(load, [HEADERS as u64, elf.address, elf.address, size, elf.memory_size, 0x1000]);
+    let note_size = NOTE.len() as u64;
+    program_header(note, [HEADERS as u64 - note_size, 0, 0, note_size, note_size, 4]);
     file.extend(NOTE);
     assert_eq!(file.len(), HEADERS);
-    file.extend([0xf4; 0x1000]); // hlt
-    file
-}
 
-/// An ELF kernel in which rvm finds no fault.
-pub fn vmlinux() -> Vec<u8> {
-    elf(&Elf { class: 2, machine: 62, address: ADDRESS, memory_size: 0x1000 })
+    file.extend(&elf.code);
+    file.resize(HEADERS + SEGMENT, 0);
+    file
 }
 
 /// A bzImage in which rvm finds no fault, except what `change` makes of its header (Linux boot protocol).

@@ -21,7 +21,7 @@ fn one_that_is_missing() {
 #[test]
 fn one_that_may_not_be_read() {
     let place = Place::new();
-    place.file("k", image::vmlinux());
+    place.file("k", image::elf(&Elf::default()));
     fs::set_permissions(place.path("k"), fs::Permissions::from_mode(0o000)).unwrap();
     let message = "cannot open kernel 'k': permission denied; let this user read it";
     place.command_refuses(as_ordinary_user(&place, &BOOT_K), 28, message);
@@ -62,7 +62,7 @@ fn a_text_file() {
 #[test]
 fn an_elf_file_cut_short_anywhere() {
     let place = Place::new();
-    let whole = image::vmlinux();
+    let whole = image::elf(&Elf::default());
     for length in [4, 17, 19, 63, 64, 64 + 111, image::HEADERS, whole.len() - 1] {
         place.file("k", &whole[..length]);
         place.refuses(&BOOT_K, 24, "cannot boot kernel 'k': the file is truncated; build or copy it again");
@@ -82,7 +82,7 @@ fn a_bz_image_cut_short_anywhere() {
 #[test]
 fn one_for_another_architecture() {
     let place = Place::new();
-    let elf = |class, machine| image::elf(&Elf { class, machine, address: 16 << 20, memory_size: 0x1000 });
+    let elf = |class, machine| image::elf(&Elf { class, machine, ..Elf::default() });
     let mut big_endian = elf(2, 22_u16.to_be());
     big_endian[5] = 2;
     let arm64_image = [&[0; 0x38], b"ARM\x64".as_slice(), &[0; 0x1000]].concat();
@@ -109,7 +109,7 @@ fn one_for_another_architecture() {
 #[test]
 fn one_larger_than_memory() {
     let place = Place::new();
-    let elf = |address, memory_size| image::elf(&Elf { class: 2, machine: 62, address, memory_size });
+    let elf = |address, memory_size| image::elf(&Elf { address, memory_size, ..Elf::default() });
     let init_size =
         image::bz_image(|image| image[0x260..0x264].copy_from_slice(&(1_u32 << 30).to_le_bytes()));
     for (kernel, up_to) in [
@@ -144,7 +144,7 @@ fn one_that_says_of_itself_what_cannot_be() {
         format!("cannot boot kernel 'k': the image is damaged ({message}); build or copy it again")
     };
     let vmlinux = |at: usize, byte| {
-        let mut image = image::vmlinux();
+        let mut image = image::elf(&Elf::default());
         image[at] = byte;
         image
     };

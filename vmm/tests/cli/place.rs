@@ -27,7 +27,7 @@ impl Place {
         // For users that have to look into it.
         fs::set_permissions(place.path("."), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(place.path("guest")).unwrap();
-        place.file("guest/vmlinux", image::vmlinux());
+        place.file("guest/vmlinux", image::elf(&image::Elf::default()));
         place.file("guest/initramfs.cpio", b"070701");
         place
     }

@@ -1,0 +1,74 @@
+//! What the process of a running VM may do, and what it holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::run::{Running, boot};
+
+/// A field of each thread's `status` in /proc, by the thread's name.
+fn of_threads(running: &Running, field: &str) -> BTreeMap<String, String> {
+    let threads = fs::read_dir(running.proc("task")).unwrap();
+    let value = |status: &str, field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    let threads = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    threads.map(|status| (value(&status, "Name"), value(&status, field))).collect()
+}
+
+#[test]
+fn every_thread_is_confined_by_a_filter() {
+    let running = Running::ready(boot(&["--cpus", "2", "--", "sleep", "1000"]));
+    let mut filters = of_threads(&running, "Seccomp");
+    // Workers of the host's kernel, which it makes part of the process.
+    filters.retain(|name, _| !name.starts_with("kvm-"));
+    // 2 is SECCOMP_MODE_FILTER.
+    let expected = ["rvm", "rvm-balloon", "rvm-rng", "rvm-vcpu0", "rvm-vcpu1"];
+    assert_eq!(filters, expected.map(|name| (name.to_owned(), "2".to_owned())).into());
+    assert!(of_threads(&running, "NoNewPrivs").values().all(|value| value == "1"));
+}
+
+#[test]
+fn filters_are_left_out_when_asked() {
+    let running = Running::ready(boot(&["--no-seccomp", "--", "sleep", "1000"]));
+    assert!(of_threads(&running, "Seccomp").values().all(|mode| mode == "0"));
+}
+
+#[test]
+fn a_running_vm_holds_only_the_descriptors_it_needs() {
+    let running = Running::ready(boot(&["--", "sleep", "1000"]));
+    let files = fs::read_dir(running.proc("fd")).unwrap();
+    let targets = files.map(|file| fs::read_link(file.unwrap().path()).unwrap().display().to_string());
+    let allowed = |target: &str| {
+        let kinds = ["pipe:", "anon_inode:"];
+        kinds.iter().any(|kind| target.starts_with(kind)) || ["/dev/null", "/dev/urandom"].contains(&target)
+    };
+    // Neither the kernel nor the initrd, nor any directory.
+    let others: Vec<_> = targets.filter(|target| !allowed(target)).collect();
+    assert_eq!(others, [""; 0]);
+}
+
+#[test]
+fn the_threads_around_an_idle_guest_sleep() {
+    let mut running = Running::ready(boot(&["--", "sh", "-c", "echo idle; exec sleep 1000"]));
+    running.out.wait_for("idle");
+    // One that goes round and round would use some of every interval.
+    let mut intervals = std::iter::repeat_with(|| {
+        let before = ticks_of_others(&running);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        ticks_of_others(&running) - before
+    });
+    assert!(intervals.by_ref().take(20).any(|used| used == 0), "a thread never sleeps");
+}
+
+/// Processor time of all threads but the vCPU's, in ticks of 10 ms.
+fn ticks_of_others(running: &Running) -> u64 {
+    let threads = fs::read_dir(running.proc("task")).unwrap();
+    let stats = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
+    let ticks = |stat: String| {
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        [11, 12].map(|field| fields[field].parse::<u64>().unwrap()).iter().sum::<u64>()
+    };
+    stats.filter(|stat| !stat.contains("(rvm-vcpu")).map(ticks).sum()
+}

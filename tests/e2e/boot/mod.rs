@@ -1,0 +1,19 @@
+//! `rvm boot`, from the command line to what the guest sees. docs/boot.md is what it promises.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod command;
+mod confinement;
+mod console;
+mod ends;
+mod kernels;
+mod leftovers;
+mod platform;
+mod refusals;
+mod reports;
+mod run;
+mod sizes;
+mod terminal;
+
+#[allow(dead_code, reason = "the other part is for vmm's own tests")]
+#[path = "../../../vmm/tests/cli/image.rs"]
+mod image;

@@ -1,0 +1,190 @@
+//! The console on a terminal: raw while the VM runs, with an escape key, and as it was afterwards.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::image::{self, Elf};
+use super::run::{READY, Stream, boot, wait_until_stalled};
+
+/// `rvm boot` on a terminal, and the person before it.
+struct Terminal {
+    rvm: Child,
+    screen: Stream,
+    /// Keeps the terminal open when rvm has ended.
+    _other_end: OwnedFd,
+    before: Termios,
+}
+
+impl Terminal {
+    fn boot(arguments: &[&str]) -> Self {
+        Self::start(boot(arguments), None)
+    }
+
+    /// Starts `command`; `error` is its standard error, if that is not the terminal.
+    fn start(mut command: Command, error: Option<Stdio>) -> Self {
+        let pty = openpty(None, None).unwrap();
+        let before = tcgetattr(&pty.master).unwrap();
+        assert!(before.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
+        let end = || pty.slave.try_clone().unwrap();
+        let error = error.unwrap_or_else(|| end().into());
+        let rvm = command.stdin(end()).stdout(end()).stderr(error).spawn().unwrap();
+        Self { rvm, screen: Stream::new(pty.master), _other_end: pty.slave, before }
+    }
+
+    fn types(&mut self, keys: &[u8]) {
+        self.screen.file().write_all(keys).unwrap();
+    }
+
+    fn is_raw(&self) -> bool {
+        let now = tcgetattr(self.screen.file()).unwrap();
+        !now.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.rvm.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits for rvm's end with this status, and looks at the terminal.
+    #[track_caller]
+    fn ends(&mut self, status: i32) {
+        assert_eq!(self.rvm.wait().unwrap().code(), Some(status));
+        assert_eq!(tcgetattr(self.screen.file()).unwrap(), self.before, "the terminal after it");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended, or the test has failed.
+        self.rvm.kill().ok();
+        self.rvm.wait().ok();
+    }
+}
+
+#[test]
+fn a_shell_is_at_hand() {
+    let mut terminal = Terminal::boot(&[]);
+    terminal.screen.wait_for(READY);
+    terminal.screen.wait_for("# ");
+    assert!(terminal.is_raw());
+    terminal.types(b"echo $((6*7))\r");
+    terminal.screen.wait_for("\r\n42\r\n");
+    // Ctrl-c is the guest's.
+    terminal.types(b"sleep 1000\r");
+    terminal.screen.wait_for("sleep 1000\r\n");
+    terminal.types(b"\x03");
+    terminal.screen.wait_for("# ");
+    terminal.types(b"exit 3\r");
+    terminal.ends(3);
+}
+
+#[test]
+fn the_escape_key_has_help_and_an_end() {
+    let mut terminal = Terminal::boot(&[]);
+    terminal.screen.wait_for("# ");
+    terminal.types(b"\x01h");
+    terminal.screen.wait_for("end the VM");
+    terminal.types(b"\x01x");
+    terminal.ends(0);
+}
+
+#[test]
+fn the_escape_key_typed_twice_is_the_guests() {
+    let mut terminal = Terminal::boot(&[]);
+    terminal.screen.wait_for("# ");
+    terminal.types(b"stty raw -echo; echo go; head -c 2 | hexdump -C\r");
+    terminal.screen.wait_for("go\n");
+    terminal.types(b"\x01\x01z");
+    terminal.screen.wait_for("01 7a");
+    terminal.types(b"\x01x");
+    terminal.ends(0);
+}
+
+/// The number of writes to ports, as `Ctrl-a s` tells it.
+fn port_writes(terminal: &mut Terminal) -> u64 {
+    terminal.types(b"\x01s");
+    terminal.screen.wait_for("port writes");
+    terminal.screen.wait_for("\n").trim().parse().unwrap()
+}
+
+#[test]
+fn a_pause_holds_the_guest_until_it_goes_on() {
+    let mut terminal = Terminal::boot(&["--cpus", "2", "--", "sh", "-c", "while :; do echo .; done"]);
+    terminal.screen.wait_for(READY);
+    terminal.screen.wait_for(".\r\n.\r\n");
+    terminal.types(b"\x01p");
+    terminal.screen.wait_for("[paused");
+    let held = port_writes(&mut terminal);
+    assert_eq!(port_writes(&mut terminal), held);
+    assert_eq!(port_writes(&mut terminal), held);
+
+    terminal.types(b"\x01p");
+    terminal.screen.wait_for("[running]");
+    terminal.screen.wait_for(".\r\n.\r\n");
+    assert!(port_writes(&mut terminal) > held);
+    terminal.types(b"\x01p");
+    terminal.screen.wait_for("[paused");
+    // Paused or not, it ends.
+    terminal.types(b"\x01x");
+    terminal.ends(0);
+}
+
+#[test]
+fn signals_leave_the_terminal_as_it_was() {
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGQUIT, 131)] {
+        let mut terminal = Terminal::boot(&[]);
+        terminal.screen.wait_for("# ");
+        assert!(terminal.is_raw());
+        terminal.signal(signal);
+        terminal.ends(status);
+    }
+}
+
+#[test]
+fn a_guest_that_ends_badly_leaves_the_terminal_as_it_was() {
+    let mut terminal = Terminal::boot(&["--", "reboot", "-f"]);
+    terminal.ends(90);
+    let mut terminal = Terminal::boot(&["--cmdline", "rdinit=/nonexistent"]);
+    terminal.ends(91);
+}
+
+#[test]
+fn a_vm_that_cannot_be_made_leaves_the_terminal_as_it_was() {
+    let mut terminal = Terminal::boot(&["--kernel", "/etc/passwd"]);
+    terminal.ends(23);
+}
+
+#[test]
+fn the_escape_key_is_heard_when_the_guest_does_not_read() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("kernel");
+    let halt = vec![0xfa, 0xf4]; // cli; hlt
+    fs::write(&path, image::elf(&Elf { code: halt, ..Elf::default() })).unwrap();
+    let mut terminal = Terminal::boot(&["--kernel", path.to_str().unwrap()]);
+    while !terminal.is_raw() {
+        std::thread::yield_now();
+    }
+    terminal.types(&[b'x'; 1000]);
+    terminal.types(b"\x01h");
+    terminal.screen.wait_for("end the VM");
+    terminal.types(b"\x01x");
+    terminal.ends(0);
+}
+
+#[test]
+fn a_screen_that_takes_no_more_does_not_keep_rvm_from_ending() {
+    let (error, its_error) = std::io::pipe().unwrap();
+    let mut terminal = Terminal::start(boot(&["--", "seq", "1", "1000000"]), Some(its_error.into()));
+    terminal.screen.wait_for(READY);
+    // From here on nobody reads what comes to the screen.
+    wait_until_stalled(&mut Stream::new(error), || terminal.signal(Signal::SIGUSR1));
+    terminal.signal(Signal::SIGTERM);
+    terminal.ends(143);
+}
