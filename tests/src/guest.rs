@@ -37,12 +37,12 @@ pub struct Guest {
 impl Guest {
     /// Starts `rvm boot` with these arguments. Its standard error stays this process's.
     pub fn boot<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Self, Error> {
-        let mut rvm = Command::new(artifact::rvm())
-            .arg("boot")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::start(Command::new(artifact::rvm()).arg("boot").args(arguments))
+    }
+
+    /// Starts a VMM, which may be another one, that has the guest's console on its standard streams.
+    pub fn start(command: &mut Command) -> Result<Self, Error> {
+        let mut rvm = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(keyboard), Some(mut screen)) = (rvm.stdin.take(), rvm.stdout.take()) else {
             return Err(io::Error::other("a child without the pipes that it was given").into());
         };

@@ -1,7 +1,8 @@
 //! `lab bench`: the benchmarks, in deterministic labs.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use clap::Args;
 
@@ -21,6 +22,7 @@ pub struct BenchArgs {
 /// Runs the benchmarks one after the other, each in a deterministic lab of its own.
 pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
     let programs = suite::build(&["bench", "--no-run", "--package", "rvm-tests", "--bench", "*"])?;
+    let guest_program = build_guest_program()?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     let mut worst = 0;
     for program in programs {
@@ -32,6 +34,7 @@ pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
         let mut surroundings = Surroundings::for_tests();
         surroundings.deterministic = true;
         surroundings.with.push(format!("{}:bench-{}", program.file.display(), program.target));
+        surroundings.with.push(format!("{}:guest-bench", guest_program.display()));
         let status = run::run(&RunArgs {
             surroundings,
             timeout: arguments.timeout,
@@ -45,4 +48,21 @@ pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
     }
     println!("figures: {}", out.canonicalize().unwrap_or(out).display());
     Ok(worst)
+}
+
+/// Has cargo build what runs in the guests of benchmarks. It is static: their image has no libraries.
+fn build_guest_program() -> io::Result<PathBuf> {
+    const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--quiet", "--package", "rvm-tests", "--bin", "guest-bench"])
+        .args(["--target", TRIPLE, "--target-dir", "target"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(&workspace)
+        .stdin(Stdio::null())
+        .status()?;
+    match status.success() {
+        true => Ok(workspace.join("target").join(TRIPLE).join("release/guest-bench")),
+        false => Err(io::Error::other("cargo could not build the guest's program")),
+    }
 }
