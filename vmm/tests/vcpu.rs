@@ -22,6 +22,9 @@ const TOLD: u16 = 0x10;
 const ASKED: u16 = 0x30;
 const ANSWER: u8 = 0x5a;
 
+/// What is heard of a thread that confines itself.
+const CONFINED: &[u8] = b"confined";
+
 /// A device that passes on what it is told.
 struct Ears(Sender<Vec<u8>>);
 
@@ -63,14 +66,18 @@ fn held(code: &[u8]) -> Option<Held> {
     regs::set_boot(&fd, &memory, Entry::Linux64(layout::HIGH_RAM)).unwrap();
 
     let (sender, heard) = channel();
-    let ears = Arc::new(Mutex::new(Ears(sender)));
+    let ears = Arc::new(Mutex::new(Ears(sender.clone())));
     let mut ports = Bus::default();
     ports.attach(TOLD.into(), 1, ears.clone());
     ports.attach(ASKED.into(), 1, ears);
     vcpu::prepare_process().unwrap();
     let ended = EventFd::new(0).unwrap();
     let vcpu = Vcpu { fd, index: 0, ports: ports.into(), mmio: Bus::default().into() };
-    let vcpu = VcpuThread::spawn(vcpu, ended.try_clone().unwrap(), || {}).unwrap();
+    let confine = move || sender.send(CONFINED.to_vec()).unwrap();
+    let vcpu = VcpuThread::spawn(vcpu, ended.try_clone().unwrap(), confine).unwrap();
+    vcpu.pause();
+    // The thread confines itself before it looks whether it may run.
+    assert_eq!(heard.try_recv().unwrap(), CONFINED);
     Some(Held { vcpu, ended, heard, _vm: vm, _memory: memory })
 }
 
@@ -85,7 +92,6 @@ fn accesses_to_ports_reach_their_devices() {
         0xeb, 0xfe,  // jmp here
     ];
     let Some(held) = held(&code) else { return };
-    held.vcpu.pause();
     assert_eq!(held.vcpu.exits().port_reads.get(), 0, "it ran before it was told to");
     held.vcpu.resume();
     assert_eq!([held.heard.recv().unwrap(), held.heard.recv().unwrap()], [[ANSWER], [ANSWER + 1]]);

@@ -1,6 +1,7 @@
 //! The `rvm` command line. Each subcommand is a module; each gives the process's exit status.
 
 mod boot;
+pub mod bug;
 mod doctor;
 pub mod exit;
 mod merge;
