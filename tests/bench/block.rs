@@ -2,7 +2,7 @@
 //! rvm's engines, and QEMU's microvm beside them.
 //!
 //! The guest goes past its page cache; the image is a file on the host's ext4 that its page cache holds, so that no
-//! real disk has a say. (Not on tmpfs: that cannot be asked not to wait, which costs io_uring a thread.)
+//! real disk has a say. (Not on tmpfs, where io_uring is at a disadvantage: docs/budgets.md.)
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to tell")]
 
 use std::fs;
