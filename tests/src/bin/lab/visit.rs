@@ -12,6 +12,10 @@ use crate::machine::{Console, End, Machine, SILENCE_LIMIT};
 use crate::payload::Payload;
 use crate::protocol::{Job, Message, Work};
 
+/// vCPUs of a lab unless told otherwise. With two, TCG now and then runs a breakpoint of the lab kernel's text
+/// patching again after it is gone ("Oops: int3", KVM's jump labels), and the lab is lost.
+const CPUS: u32 = 1;
+
 /// What a lab is like and what is in it.
 #[derive(Args)]
 pub struct Surroundings {
@@ -25,7 +29,7 @@ pub struct Surroundings {
     #[arg(long)]
     pub deterministic: bool,
     /// vCPUs of the lab.
-    #[arg(long, default_value_t = 2, conflicts_with = "deterministic")]
+    #[arg(long, default_value_t = CPUS, conflicts_with = "deterministic")]
     pub cpus: u32,
     /// Memory of the lab, in MiB.
     #[arg(long, default_value_t = 6144)]
@@ -34,7 +38,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     pub fn for_tests() -> Self {
-        Self { with: Vec::new(), disks: Vec::new(), deterministic: false, cpus: 2, memory: 6144 }
+        Self { with: Vec::new(), disks: Vec::new(), deterministic: false, cpus: CPUS, memory: 6144 }
     }
 }
 
