@@ -57,7 +57,7 @@ pub enum ConfigError {
     #[error("tap name '{0}' must be 1 to {MAX_TAP_NAME} bytes without '/' and spaces")]
     TapName(String),
     /// A tap used by two cards.
-    #[error("tap '{0}' is given to two network cards")]
+    #[error("{0} is given to two network cards")]
     TapTwice(String),
     /// A packet size no card has.
     #[error("mtu cannot be {0}: a card has 68 to 65535")]
@@ -127,9 +127,9 @@ impl VmConfig {
                 if !(1..=MAX_TAP_NAME).contains(&name.len()) || name.bytes().any(odd) {
                     return Err(ConfigError::TapName(name.clone()));
                 }
-                if !taken.insert(name) {
-                    return Err(ConfigError::TapTwice(name.clone()));
-                }
+            }
+            if !taken.insert(&net.tap) {
+                return Err(ConfigError::TapTwice(net.tap.to_string()));
             }
             if let Some(mtu @ 0..68) = net.mtu {
                 return Err(ConfigError::Mtu(mtu));
@@ -215,7 +215,9 @@ mod tests {
         assert_eq!(net("abcdefghijklmnop"), Err(ConfigError::TapName("abcdefghijklmnop".into())));
         assert_eq!(net("tap0,mtu=67"), Err(ConfigError::Mtu(67)));
         let twice = machine(|machine| machine.nets = vec!["t".parse().expect("a card"); 2]);
-        assert_eq!(twice.validate(), Err(ConfigError::TapTwice("t".into())));
+        assert_eq!(twice.validate(), Err(ConfigError::TapTwice("tap 't'".into())));
+        let twice = machine(|machine| machine.nets = vec!["fd=5".parse().expect("a card"); 2]);
+        assert_eq!(twice.validate(), Err(ConfigError::TapTwice("descriptor 5".into())));
 
         let vsock = |text: &str| machine(|machine| machine.vsock = text.parse().ok()).validate();
         assert_eq!(vsock("/s,cid=2"), Err(ConfigError::Cid(2)));

@@ -27,7 +27,7 @@ pub struct Net {
 }
 
 /// Which tap device a card is connected to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Tap {
     /// A tap device of this name, which exists.
@@ -137,6 +137,15 @@ impl TryFrom<String> for MacAddress {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+impl fmt::Display for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "tap '{name}'"),
+            Self::Fd(fd) => write!(f, "descriptor {fd}"),
+        }
     }
 }
 

@@ -72,9 +72,9 @@ pub enum NetError {
     )]
     WrongFormat(RawFd),
     /// Anything else the host refuses.
-    #[error("cannot {attempt} of tap '{tap}'")]
+    #[error("cannot {attempt} {tap}")]
     Refused {
-        /// What was attempted, as "set the header size".
+        /// What was attempted, as "set the header size of".
         attempt: &'static str,
         /// The tap.
         tap: String,
@@ -104,17 +104,17 @@ pub struct Tap {
 impl Tap {
     /// Opens the tap that `config` names, or takes the descriptor it gives, and sets it up.
     pub fn open(config: &TapConfig) -> Result<Self, NetError> {
-        let (file, name) = match config {
-            TapConfig::Name(name) => (open_by_name(name)?, name.clone()),
-            TapConfig::Fd(fd) => (duplicate(*fd)?, format!("fd {fd}")),
+        let file = match config {
+            TapConfig::Name(name) => open_by_name(name)?,
+            TapConfig::Fd(fd) => duplicate(*fd)?,
         };
-        let refused = |attempt, source| NetError::Refused { attempt, tap: name.clone(), source };
+        let refused = |attempt, source| NetError::Refused { attempt, tap: config.to_string(), source };
         set(&file, libc::TUNSETVNETHDRSZ, &TAP_HEADER_SIZE)
-            .map_err(|source| refused("set the header size", source))?;
+            .map_err(|source| refused("set the header size of", source))?;
         // Kernels before 6.2 refuse what they do not know. Nothing is left on: the driver decides.
         let known = [TAP_BASIC | TAP_USO, TAP_BASIC];
         let offloads = known.into_iter().find(|flags| set_offloads(&file, *flags).is_ok()).unwrap_or(0);
-        set_offloads(&file, 0).map_err(|source| refused("set the offloads", source))?;
+        set_offloads(&file, 0).map_err(|source| refused("set the offloads of", source))?;
         Ok(Self {
             file,
             offloads,
@@ -170,7 +170,7 @@ fn open_by_name(name: &str) -> Result<OwnedFd, NetError> {
         Some(libc::EPERM | libc::EACCES) => NetError::Forbidden { tap: tap(), source },
         Some(libc::EBUSY) => NetError::Taken(tap()),
         Some(libc::EINVAL) => NetError::NotATap(tap()),
-        _ => NetError::Refused { attempt: "connect to the end", tap: tap(), source },
+        _ => NetError::Refused { attempt: "connect to", tap: format!("tap '{name}'"), source },
     })?;
     Ok(file.into())
 }
