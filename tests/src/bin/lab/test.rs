@@ -45,6 +45,10 @@ pub struct TestArgs {
     /// Seconds without a sign of life after which the lab counts as hung.
     #[arg(long, default_value_t = 120)]
     silence: u64,
+    /// How many labs are tried, one after the other, for the tests that a lab lost: QEMU's emulation of nested
+    /// virtualization now and then takes a lab down with it.
+    #[arg(long, default_value_t = 1)]
+    labs: u32,
 }
 
 /// Runs the workspace's tests; the status is 0 if none failed.
@@ -153,6 +157,51 @@ fn test_in_lab(
     arguments: &TestArgs,
     report: &mut Report,
 ) -> io::Result<()> {
+    for test in &mut plan.tests {
+        test.program = Path::new(PAYLOAD).join("tests").join(&test.suite);
+        test.directory = "/root".into();
+    }
+    plan.jobs = LAB_JOBS;
+
+    for left in (0..arguments.labs).rev() {
+        let Some(lost) = visit_for(programs, &plan, arguments, report)? else {
+            break;
+        };
+        if left == 0 {
+            lost.report(report);
+            break;
+        }
+        println!("{}: its {} tests without a result go to a new lab", lost.end, lost.tests.len());
+        plan.tests = lost.tests.into_iter().map(|(test, _)| test).collect();
+    }
+    Ok(())
+}
+
+/// What a lab that did not end in order left without a result.
+struct Lost {
+    end: End,
+    /// Each with whether it was running.
+    tests: Vec<(Test, bool)>,
+}
+
+impl Lost {
+    /// Every test of the plan has a result, or the reason why it has none.
+    fn report(self, report: &mut Report) {
+        for (test, running) in self.tests {
+            let when = if running { "while it ran" } else { "before its turn" };
+            report.missing(test.full_name(), format!("{when}: {}", self.end));
+        }
+        report.missing("the lab itself".into(), self.end.to_string());
+    }
+}
+
+/// Runs the tests of `plan` in one lab; gives what it lost, if it did not end in order or left results out.
+fn visit_for(
+    programs: &[Program],
+    plan: &Plan,
+    arguments: &TestArgs,
+    report: &mut Report,
+) -> io::Result<Option<Lost>> {
     let mut surroundings = Surroundings::for_tests();
     surroundings.disks.push(format!("debian={}", debian_image()?.display()));
     let mut visit = Visit::prepare(&surroundings)?;
@@ -160,16 +209,10 @@ fn test_in_lab(
     for program in programs {
         visit.payload.add(&program.file, &format!("tests/{}", program.suite))?;
     }
-    for test in &mut plan.tests {
-        test.program = Path::new(PAYLOAD).join("tests").join(&test.suite);
-        test.directory = "/root".into();
-    }
-    plan.jobs = LAB_JOBS;
-
     let mut waiting: Vec<Option<Test>> = plan.tests.iter().cloned().map(Some).collect();
     let mut running = Vec::new();
     let timeout = Some(Duration::from_secs(arguments.timeout));
-    let end = visit.start(Work::Tests(plan), timeout, &mut |message| match message {
+    let end = visit.start(Work::Tests(plan.clone()), timeout, &mut |message| match message {
         Message::Up { kernel, millis } => {
             let time = Duration::from_millis(millis);
             println!("the lab is up: Linux {kernel}, {:.1} s", time.as_secs_f64());
@@ -183,15 +226,7 @@ fn test_in_lab(
         }
         _ => {}
     })?;
-
-    // Every test of the plan has a result, or the reason why it has none.
-    let lost = waiting.into_iter().enumerate().filter_map(|(number, test)| Some((number, test?)));
-    for (number, test) in lost {
-        let when = if running.contains(&number) { "while it ran" } else { "before its turn" };
-        report.missing(test.full_name(), format!("{when}: {end}"));
-    }
-    if end != End::Done(0) {
-        report.missing("the lab itself".into(), end.to_string());
-    }
-    Ok(())
+    let lost = waiting.into_iter().enumerate();
+    let tests: Vec<_> = lost.filter_map(|(number, test)| Some((test?, running.contains(&number)))).collect();
+    Ok((end != End::Done(0) || !tests.is_empty()).then_some(Lost { end, tests }))
 }

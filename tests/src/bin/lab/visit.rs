@@ -12,9 +12,8 @@ use crate::machine::{Console, End, Machine, SILENCE_LIMIT};
 use crate::payload::Payload;
 use crate::protocol::{Job, Message, Work};
 
-/// vCPUs of a lab unless told otherwise. With two, TCG now and then runs a breakpoint of the lab kernel's text
-/// patching again after it is gone ("Oops: int3", KVM's jump labels), and the lab is lost.
-const CPUS: u32 = 1;
+/// vCPUs of a lab unless told otherwise.
+const CPUS: u32 = 2;
 
 /// What a lab is like and what is in it.
 #[derive(Args)]
