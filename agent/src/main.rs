@@ -6,9 +6,13 @@
 
 mod command;
 mod console;
+#[cfg(test)]
+mod init_tests;
 mod mounts;
 mod port;
 mod reap;
+#[cfg_attr(not(test), expect(dead_code, reason = "the serving mode begins with it"))]
+mod reaper;
 mod shutdown;
 mod sys;
 

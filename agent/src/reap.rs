@@ -49,6 +49,11 @@ impl Signals {
         Ok(Self(set))
     }
 
+    /// Which they are.
+    pub fn set(&self) -> &SigSet {
+        &self.0
+    }
+
     /// Reaps until the process `command` ends or a shutdown is ordered.
     pub fn until_ended(&self, command: u32) -> Outcome {
         loop {
@@ -89,40 +94,18 @@ impl Signals {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#[allow(unsafe_code, reason = "fork: each test makes a process of its own to be init")]
 mod tests {
     use super::{Outcome, Signals, signal_group};
     use crate::command::{exit_code, start};
+    use crate::init_tests::as_init;
     use crate::shutdown::stop_processes;
     use nix::errno::Errno;
-    use nix::sys::prctl::set_child_subreaper;
     use nix::sys::signal::Signal;
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, fork};
-    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use nix::sys::wait::waitpid;
     use std::time::Duration;
 
     /// More than any machine takes; no test waits as long.
     const LONG: Duration = Duration::from_secs(60);
-
-    /// What `init` gives when it runs in a process of its own, to which orphans fall as they do to PID 1.
-    fn as_init(init: impl FnOnce(&Signals) -> u8) -> u8 {
-        // SAFETY: the child is one thread; glibc keeps its allocator usable there.
-        match unsafe { fork() }.unwrap() {
-            ForkResult::Child => {
-                let code = catch_unwind(AssertUnwindSafe(|| {
-                    set_child_subreaper(true).unwrap();
-                    init(&Signals::block().unwrap())
-                }));
-                // SAFETY: ends the process without the test harness's exit handlers.
-                unsafe { libc::_exit(code.unwrap_or(255).into()) }
-            }
-            ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
-                WaitStatus::Exited(_, code) => u8::try_from(code).unwrap(),
-                status => panic!("init ended by {status:?}"),
-            },
-        }
-    }
 
     /// Starts a shell command and gives its pid.
     fn shell(script: &str) -> u32 {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
+use tokio::io::unix::AsyncFd;
 
 /// Allows (or forbids again) this process the I/O ports `first..first + count`: ioperm(2).
 pub fn set_port_access(first: u16, count: u16, allowed: bool) -> io::Result<()> {
@@ -60,6 +61,13 @@ pub fn wait_for_signal(signals: &SigSet, timeout: Option<Duration>) -> Option<c_
             Err(_) => return None,
         }
     }
+}
+
+/// Has the runtime wait for a descriptor that does not block.
+pub fn asynchronous(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open for as long as it lives, and always the same descriptor.
+    let registered = unsafe { AsyncFd::register(fd) };
+    registered.map_err(|err| err.into_parts().1)
 }
 
 /// What [`reap`] found.
