@@ -9,6 +9,7 @@
 #![allow(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     reason = "generated from the .proto file, whose comments are the documentation"
 )]
 
