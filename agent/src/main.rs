@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use nix::sys::reboot::set_cad_enabled;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, sethostname};
+use rvm_agent::container;
 use rvm_config::guest_abi::GuestEvent;
 
 use crate::console::say;
@@ -35,6 +36,9 @@ const EXIT_AGENT_FAILED: u8 = 70;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
+        if std::env::args_os().nth(1).is_some_and(|arg| arg == container::CHILD) {
+            return container::child();
+        }
         eprintln!("rvm-agent: this is the init of an rvm guest; it runs as PID 1 only");
         return ExitCode::FAILURE;
     }
