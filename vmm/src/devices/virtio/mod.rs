@@ -13,6 +13,7 @@
 
 pub mod balloon;
 pub mod block;
+pub mod buffers;
 pub mod config_space;
 pub mod interrupt;
 pub mod mmio;

@@ -1,6 +1,6 @@
 //! The host's file or block device behind a disk, and what is done to it by one system call after the other.
 
-#![allow(unsafe_code, reason = "vectored I/O on guest memory, and ioctls of block devices")]
+#![allow(unsafe_code, reason = "ioctls of block devices")]
 
 use std::fs::File;
 use std::io;
@@ -14,8 +14,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use vm_memory::GuestMemoryMmap;
 
-use super::buffers::{Buffers, OutsideMemory};
-use super::request::{Direction, Segment, Transfer};
+use super::super::buffers::{Buffers, OutsideMemory, Segment};
+use super::request::{Direction, Transfer};
 
 /// Zeroes to write where the host's file system has no call for it.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -63,7 +63,11 @@ impl DiskFile {
         buffers.map(memory, segments).map_err(|OutsideMemory| Errno::EFAULT)?;
         let mut offset = transfer.offset;
         while !buffers.remaining().is_empty() {
-            let done = match self.transfer_once(transfer.direction, flags, buffers, offset) {
+            let done = match transfer.direction {
+                Direction::Read => buffers.read_at(&self.file, offset, flags),
+                Direction::Write => buffers.write_at(&self.file, offset, flags),
+            };
+            let done = match done {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // The file was cut off after it was opened.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -73,34 +77,6 @@ impl DiskFile {
             offset = offset.saturating_add(done as u64);
         }
         Ok(())
-    }
-
-    /// One system call for what `buffers` has left; gives the bytes transferred. `buffers` is of memory that
-    /// is mapped.
-    fn transfer_once(
-        &self,
-        direction: Direction,
-        flags: c_int,
-        buffers: &Buffers,
-        offset: u64,
-    ) -> io::Result<usize> {
-        let fd = self.file.as_raw_fd();
-        let iovecs = buffers.remaining();
-        // At most three pieces a segment.
-        let count = c_int::try_from(iovecs.len()).map_err(io::Error::other)?;
-        let offset = off_t::try_from(offset).map_err(io::Error::other)?;
-        let done = match direction {
-            Direction::Read => {
-                // SAFETY: `iovecs` holds `count` entries, each of guest memory that stays mapped over the
-                // call. No Rust reference into guest memory exists.
-                unsafe { libc::preadv2(fd, iovecs.as_ptr(), count, offset, flags) }
-            }
-            Direction::Write => {
-                // SAFETY: as above; guest memory is only read.
-                unsafe { libc::pwritev2(fd, iovecs.as_ptr(), count, offset, flags) }
-            }
-        };
-        usize::try_from(done).map_err(|_| io::Error::last_os_error())
     }
 
     /// Makes everything written so far durable.

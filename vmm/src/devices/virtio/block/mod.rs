@@ -26,7 +26,6 @@
 //! | ioctl (BLKDISCARD) | discard on a block device |
 //! | io_uring_enter (flags 0, IORING_ENTER_GETEVENTS) | with io_uring; its operations are in [`ring`] |
 
-pub mod buffers;
 pub mod config;
 pub mod file;
 pub mod open;
@@ -43,11 +42,11 @@ use std::sync::Arc;
 use rvm_config::{Disk, IoEngine};
 use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES};
 
+use super::buffers::{Buffers, Segment};
 use super::{Activation, ConfigSpace, DeviceError, DeviceKind, DeviceStats, VirtioDevice};
-use buffers::Buffers;
 use file::DiskFile;
 pub use open::BlockError;
-use request::{Limits, SECTOR, Segment};
+use request::{Limits, SECTOR};
 use ring::Ring;
 use serve::Session;
 

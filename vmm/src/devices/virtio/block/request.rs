@@ -16,6 +16,7 @@ use virtio_bindings::bindings::virtio_blk::{
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
+use super::super::buffers::{Segment, copy_from};
 use super::config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, SEG_MAX};
 
 /// Bytes of a sector, the unit of the protocol whatever the disk's blocks are.
@@ -26,15 +27,6 @@ const HEADER: usize = 16;
 const RANGE: usize = 16;
 /// Descriptors of the longest chain that a driver may make: the data, the header and the status.
 const MOST_DESCRIPTORS: usize = SEG_MAX as usize + 2;
-
-/// A piece of a request's data in guest memory. Not checked to lie in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it starts.
-    pub address: GuestAddress,
-    /// Its length in bytes, never zero.
-    pub length: u32,
-}
 
 /// The answer to a request, its last byte (`VIRTIO_BLK_S_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,26 +287,4 @@ impl Limits {
             _ => Ok(Work::WriteZeroes { range, unmap: flags != 0 }),
         }
     }
-}
-
-/// Fills `bytes` from the start of `segments`.
-fn copy_from(memory: &GuestMemoryMmap, segments: &[Segment], bytes: &mut [u8]) -> Option<()> {
-    let mut rest = bytes;
-    for segment in segments {
-        let (now, later) = rest.split_at_mut(rest.len().min(segment.length as usize));
-        memory.read_slice(now, segment.address).ok()?;
-        rest = later;
-    }
-    rest.is_empty().then_some(())
-}
-
-/// Puts as much of `bytes` into `segments` as they hold; gives the number of bytes.
-pub fn copy_to(memory: &GuestMemoryMmap, segments: &[Segment], bytes: &[u8]) -> Option<u64> {
-    let mut rest = bytes;
-    for segment in segments {
-        let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
-        memory.write_slice(now, segment.address).ok()?;
-        rest = later;
-    }
-    Some((bytes.len().saturating_sub(rest.len())) as u64)
 }

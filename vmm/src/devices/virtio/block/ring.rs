@@ -30,9 +30,9 @@ use libc::c_int;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::buffers::{Buffers, OutsideMemory};
+use super::super::buffers::{Buffers, OutsideMemory, Segment};
 use super::config::QUEUE_SIZE;
-use super::request::{Direction, Request, Segment, Work};
+use super::request::{Direction, Request, Work};
 
 /// The rings shared with the kernel, and what is in flight in them.
 pub struct Ring {

@@ -18,9 +18,9 @@ use vm_memory::{Bytes, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::super::buffers::{OutsideMemory, copy_to};
 use super::super::{DeviceError, Interrupt, VirtQueue};
 use super::Block;
-use super::buffers::OutsideMemory;
 use super::request::{self, Direction, Request, Status, Work};
 use super::ring::Ring;
 use crate::event_loop::Poller;
@@ -175,7 +175,7 @@ impl Session<'_> {
             Work::Discard(range) => disk.discard(range)?,
             Work::WriteZeroes { range, unmap } => disk.write_zeroes(range, *unmap)?,
             Work::GetId => {
-                let copied = request::copy_to(self.memory, segments, id);
+                let copied = copy_to(self.memory, segments, id);
                 return copied.ok_or(Failure::Refused(Status::IoError));
             }
             Work::Refuse(status) => return Err(Failure::Refused(*status)),

@@ -1,19 +1,33 @@
-//! A request's data as the host's kernel takes it: an iovec over guest memory.
+//! A request's data: pieces of guest memory, and the same as the host's kernel takes it, an iovec.
 //!
-//! The pointers are good while the memory they were made from is mapped; who passes them to the kernel
-//! ([`super::file`], [`super::ring`]) holds that memory.
+//! Between a file and the guest data moves without a copy ([`Buffers`]); what the device itself reads or writes
+//! is copied ([`copy_from`], [`copy_to`]).
 
-#![allow(unsafe_code, reason = "pointers into guest memory move between threads")]
+#![allow(unsafe_code, reason = "hands pieces of guest memory to the host's kernel as iovecs")]
 
-use libc::iovec;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 
-use super::request::Segment;
+use libc::{c_int, iovec, off_t};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// A piece of a request's data in guest memory. Not checked to lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it starts.
+    pub address: GuestAddress,
+    /// Its length in bytes, never zero.
+    pub length: u32,
+}
 
 /// Entries kept for the next request; what a larger one needed is given back to the host.
 const KEPT: usize = 16;
 
 /// Pieces of guest memory, from the first that is not transferred yet.
+///
+/// The pointers are good while the memory they were made from is mapped. Who passes them to the kernel holds that
+/// memory: an activation's is mapped as long as its device runs.
 #[derive(Debug, Default)]
 pub struct Buffers {
     iovecs: Vec<iovec>,
@@ -63,12 +77,59 @@ impl Buffers {
         }
     }
 
+    /// Reads what is left from `offset` of `file` on, by one call with these flags of preadv2(2); gives the bytes
+    /// read, 0 at the end of the file.
+    pub fn read_at(&self, file: &File, offset: u64, flags: c_int) -> io::Result<usize> {
+        let (iovecs, count, offset) = self.arguments(offset)?;
+        // SAFETY: `iovecs` holds `count` entries, each of guest memory, which the caller holds mapped over the
+        // call. No Rust reference into guest memory exists.
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), iovecs.as_ptr(), count, offset, flags) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes what is left at `offset` of `file`, by one call with these flags of pwritev2(2); gives the bytes
+    /// written.
+    pub fn write_at(&self, file: &File, offset: u64, flags: c_int) -> io::Result<usize> {
+        let (iovecs, count, offset) = self.arguments(offset)?;
+        // SAFETY: as above; guest memory is only read.
+        let written = unsafe { libc::pwritev2(file.as_raw_fd(), iovecs.as_ptr(), count, offset, flags) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn arguments(&self, offset: u64) -> io::Result<(&[iovec], c_int, off_t)> {
+        let iovecs = self.remaining();
+        let count = c_int::try_from(iovecs.len()).map_err(io::Error::other)?;
+        Ok((iovecs, count, off_t::try_from(offset).map_err(io::Error::other)?))
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.iovecs.clear();
         self.iovecs.shrink_to(KEPT);
         self.first = 0;
     }
+}
+
+/// Fills `bytes` from the start of `segments`.
+pub fn copy_from(memory: &GuestMemoryMmap, segments: &[Segment], bytes: &mut [u8]) -> Option<()> {
+    let mut rest = bytes;
+    for segment in segments {
+        let (now, later) = rest.split_at_mut(rest.len().min(segment.length as usize));
+        memory.read_slice(now, segment.address).ok()?;
+        rest = later;
+    }
+    rest.is_empty().then_some(())
+}
+
+/// Puts as much of `bytes` into `segments` as they hold; gives the number of bytes.
+pub fn copy_to(memory: &GuestMemoryMmap, segments: &[Segment], bytes: &[u8]) -> Option<u64> {
+    let mut rest = bytes;
+    for segment in segments {
+        let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
+        memory.write_slice(now, segment.address).ok()?;
+        rest = later;
+    }
+    Some((bytes.len().saturating_sub(rest.len())) as u64)
 }
 
 #[cfg(test)]
