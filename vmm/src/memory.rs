@@ -38,6 +38,9 @@ pub enum MemoryError {
 /// Alignment of the mapping, so that huge pages of the host are huge pages of the guest.
 const HUGE_PAGE: usize = 2 << 20;
 
+/// A page of the host.
+const PAGE_SIZE: usize = 4096;
+
 /// Maps `size` of memory at the addresses of [`layout::ram`]. It stays mapped until the process ends.
 pub fn allocate(size: MemorySize) -> Result<GuestMemoryMmap, MemoryError> {
     let host = host_memory();
@@ -98,7 +101,7 @@ fn map_aligned(length: usize) -> io::Result<*mut u8> {
 /// Parts of the range that are not RAM, or not whole pages, are left as they are. Bytes given back are
 /// answered.
 pub fn give_back(memory: &GuestMemoryMmap, start: u64, length: u64) -> io::Result<u64> {
-    const PAGE: u64 = 4096;
+    const PAGE: u64 = PAGE_SIZE as u64;
     let mut given = 0;
     for region in memory.iter() {
         let region_start = region.start_addr().0;
@@ -122,6 +125,29 @@ pub fn give_back(memory: &GuestMemoryMmap, start: u64, length: u64) -> io::Resul
     Ok(given)
 }
 
+/// Bytes of the host's memory behind the guest's pages: of those in use, not of those in the host's swap.
+pub fn resident(memory: &GuestMemoryMmap) -> u64 {
+    /// Pages that one call tells of: 256 MiB.
+    const PAGES: usize = 64 << 10;
+    let mut present = vec![0_u8; PAGES];
+    let mut pages = 0_usize;
+    for region in memory.iter() {
+        let length = usize::try_from(region.len()).unwrap_or(usize::MAX);
+        for start in (0..length).step_by(PAGES * PAGE_SIZE) {
+            let count = (length - start).min(PAGES * PAGE_SIZE);
+            let address = region.as_ptr().wrapping_add(start);
+            // SAFETY: the range is one of the region's mapping, and `present` has a byte for each of its pages.
+            let answer = unsafe { libc::mincore(address.cast(), count, present.as_mut_ptr()) };
+            // Fails only on memory that is not mapped, or when the host has none left to answer with.
+            if answer == 0 {
+                let told = present.iter().take(count.div_ceil(PAGE_SIZE));
+                pages += told.filter(|page| **page & 1 != 0).count();
+            }
+        }
+    }
+    (pages * PAGE_SIZE) as u64
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 mod tests {
@@ -134,6 +160,20 @@ mod tests {
         let address = memory.get_host_address(GuestAddress(0)).unwrap();
         assert_eq!(address.align_offset(HUGE_PAGE), 0);
         assert_eq!(memory.read_obj::<u64>(GuestAddress((64 << 20) - 8)).unwrap(), 0);
+    }
+
+    #[test]
+    fn memory_is_resident_once_it_is_touched_and_until_it_is_given_back() {
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20), (GuestAddress(1 << 30), 8 << 20)]);
+        let memory = memory.unwrap();
+        assert_eq!(resident(&memory), 0);
+        for start in [0, 1 << 30] {
+            memory.write_slice(&vec![1; 8 << 20], GuestAddress(start)).unwrap();
+        }
+        assert_eq!(resident(&memory), 16 << 20);
+        give_back(&memory, 1 << 30, 4 << 20).unwrap();
+        assert_eq!(resident(&memory), 12 << 20);
     }
 
     #[test]

@@ -1,82 +1,84 @@
-//! The machine's counters, collected for printing.
+//! The machine's counters, collected, and as a table for people.
 
 use std::fmt;
 
-use crate::devices::virtio::DeviceStats;
+use rvm_config::control::{DeviceStats, ExitStats, Stats};
+
+use crate::devices::virtio::mmio::MmioTransport;
+use crate::devices::virtio::stats::DeviceStats as Counters;
 use crate::vcpu::ExitCounts;
 use crate::vm::{Vm, lock};
 
-/// What a machine has done so far.
-pub struct Stats {
-    exits: [(&'static str, u64); 6],
-    devices: Vec<DeviceLine>,
-}
-
-struct DeviceLine {
-    name: String,
-    operations: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    errors: u64,
-    kicks: u64,
-    wakeups: u64,
-    interrupts: u64,
-}
-
 /// Reads the counters of `vm`, which may be running.
 pub fn collect(vm: &Vm) -> Stats {
-    let mut exits = [
-        ("port reads", 0),
-        ("port writes", 0),
-        ("mmio reads", 0),
-        ("mmio writes", 0),
-        ("interrupted", 0),
-        ("other", 0),
-    ];
+    let mut exits = ExitStats::default();
     for vcpu in vm.vcpus() {
-        let ExitCounts { port_reads, port_writes, mmio_reads, mmio_writes, interrupted, other } =
-            vcpu.exits();
-        let counters = [port_reads, port_writes, mmio_reads, mmio_writes, interrupted, other];
-        for ((_, sum), counter) in exits.iter_mut().zip(counters) {
-            *sum += counter.get();
-        }
+        add(&mut exits, vcpu.exits());
     }
-    let devices = (0..).zip(vm.virtio()).map(|(index, transport)| {
-        let transport = lock(transport);
-        DeviceLine::new(format!("{index} {}", transport.kind().name()), transport.stats())
-    });
-    Stats { exits, devices: devices.collect() }
-}
-
-impl DeviceLine {
-    fn new(name: String, stats: &DeviceStats) -> Self {
-        let DeviceStats { operations, bytes_in, bytes_out, errors, kicks, wakeups, interrupts } = stats;
-        Self {
-            name,
-            operations: operations.get(),
-            bytes_in: bytes_in.get(),
-            bytes_out: bytes_out.get(),
-            errors: errors.get(),
-            kicks: kicks.get(),
-            wakeups: wakeups.get(),
-            interrupts: interrupts.get(),
-        }
+    let devices = vm.virtio().iter().map(|transport| of_device(&lock(transport)));
+    Stats {
+        exits,
+        devices: devices.collect(),
+        memory: vm.resident_memory(),
+        balloon: vm.balloon().map(|balloon| balloon.actual()),
     }
 }
 
-impl fmt::Display for Stats {
+fn add(sum: &mut ExitStats, counts: &ExitCounts) {
+    let ExitCounts { port_reads, port_writes, mmio_reads, mmio_writes, interrupted, other } = counts;
+    sum.port_reads += port_reads.get();
+    sum.port_writes += port_writes.get();
+    sum.mmio_reads += mmio_reads.get();
+    sum.mmio_writes += mmio_writes.get();
+    sum.interrupted += interrupted.get();
+    sum.other += other.get();
+}
+
+fn of_device(transport: &MmioTransport) -> DeviceStats {
+    let Counters { operations, bytes_in, bytes_out, errors, kicks, wakeups, interrupts } =
+        &**transport.stats();
+    DeviceStats {
+        device: transport.kind().name().to_owned(),
+        operations: operations.get(),
+        bytes_in: bytes_in.get(),
+        bytes_out: bytes_out.get(),
+        errors: errors.get(),
+        kicks: kicks.get(),
+        wakeups: wakeups.get(),
+        interrupts: interrupts.get(),
+    }
+}
+
+/// Counters as a table.
+pub struct Table<'a>(pub &'a Stats);
+
+impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stats { exits, devices, memory, balloon } = self.0;
+        let ExitStats { port_reads, port_writes, mmio_reads, mmio_writes, interrupted, other } = exits;
         writeln!(f, "exits to the VMM         count")?;
-        for (name, count) in self.exits {
+        for (name, count) in [
+            ("port reads", port_reads),
+            ("port writes", port_writes),
+            ("mmio reads", mmio_reads),
+            ("mmio writes", mmio_writes),
+            ("interrupted", interrupted),
+            ("other", other),
+        ] {
             writeln!(f, "{name:<16} {count:>13}")?;
+        }
+        writeln!(f, "{:<16} {memory:>13}", "memory, bytes")?;
+        if let Some(balloon) = balloon {
+            writeln!(f, "{:<16} {balloon:>13}", "balloon, bytes")?;
         }
         writeln!(
             f,
             "device     operations      bytes in     bytes out  errors     kicks   wakeups  interrupts"
         )?;
-        for line in &self.devices {
-            let DeviceLine { name, operations, bytes_in, bytes_out, errors, kicks, wakeups, interrupts } =
+        for (index, line) in devices.iter().enumerate() {
+            let DeviceStats { device, operations, bytes_in, bytes_out, errors, kicks, wakeups, interrupts } =
                 line;
+            let name = format!("{index} {device}");
             writeln!(
                 f,
                 "{name:<10} {operations:>10} {bytes_in:>13} {bytes_out:>13} {errors:>7} {kicks:>9} {wakeups:>9} {interrupts:>11}"

@@ -6,8 +6,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
-use rvm_config::VmConfig;
 use rvm_config::guest_abi::EVENT_PORT;
+use rvm_config::{MemorySize, VmConfig};
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -23,7 +23,7 @@ use crate::devices::i8042::{self, I8042};
 use crate::devices::machine_event::MachineEvents;
 use crate::devices::pvpanic::{self, PvPanic};
 use crate::devices::serial::{self, Serial};
-use crate::devices::virtio::balloon::Balloon;
+use crate::devices::virtio::balloon::{Balloon, BalloonControl};
 use crate::devices::virtio::block::{Block, BlockError};
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::devices::virtio::net::{Net, NetError};
@@ -114,6 +114,7 @@ pub struct Parts {
     initrd: Option<NamedFile>,
     cmdline: String,
     devices: Vec<Box<dyn VirtioDevice>>,
+    balloon: Option<BalloonControl>,
 }
 
 /// A machine. Its processors are held until [`Vm::resume`].
@@ -125,6 +126,9 @@ pub struct Vm {
     serial: Arc<Mutex<Serial>>,
     events: MachineEvents,
     vcpu_ended: EventFd,
+    memory: GuestMemoryMmap,
+    balloon: Option<BalloonControl>,
+    running: bool,
 }
 
 /// Checks `config` and opens the files it names, and those that come with rvm where it names none.
@@ -134,12 +138,17 @@ pub fn open(config: &VmConfig) -> Result<Parts, BuildError> {
     let (kernel, initrd) = guest_files::paths(&config.kernel)?;
     let kernel = NamedFile::open(FileKind::Kernel, kernel)?;
     let initrd = initrd.map(|path| NamedFile::open(FileKind::Initrd, path)).transpose()?;
-    Ok(Parts { kernel, initrd, cmdline, devices: open_devices(config)? })
+    let (devices, balloon) = open_devices(config)?;
+    Ok(Parts { kernel, initrd, cmdline, devices, balloon })
 }
 
-/// The virtio devices, in the order in which the guest finds them.
-fn open_devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, BuildError> {
+type Opened = (Vec<Box<dyn VirtioDevice>>, Option<BalloonControl>);
+
+/// The virtio devices, in the order in which the guest finds them, and what directs the balloon among them.
+fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    let balloon = config.balloon.as_ref().map(Balloon::new);
+    let balloon_control = balloon.as_ref().map(Balloon::control);
     for disk in &config.disks {
         devices.push(Box::new(Block::open(disk)?));
     }
@@ -149,13 +158,13 @@ fn open_devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, BuildEr
     if let Some(vsock) = &config.vsock {
         devices.push(Box::new(Vsock::open(vsock)?));
     }
-    if let Some(balloon) = &config.balloon {
-        devices.push(Box::new(Balloon::new(balloon)));
+    if let Some(balloon) = balloon {
+        devices.push(Box::new(balloon));
     }
     if config.rng {
         devices.push(Box::new(Rng::new().map_err(BuildError::host("open /dev/urandom"))?));
     }
-    Ok(devices)
+    Ok((devices, balloon_control))
 }
 
 /// Makes the machine. `serial_out` takes what the guest writes to its console.
@@ -166,7 +175,7 @@ pub fn build(
     filters: &Filters,
     timing: &mut Timing,
 ) -> Result<Vm, BuildError> {
-    let Parts { kernel, initrd, cmdline, devices } = parts;
+    let Parts { kernel, initrd, cmdline, devices, balloon } = parts;
     let memory = memory::allocate(config.memory)?;
     timing.mark(Phase::Memory);
 
@@ -191,7 +200,7 @@ pub fn build(
     let vcpu_ended = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an event"))?;
     let vcpus = spawn_vcpus(vcpu_fds, &ports, &Arc::new(mmio), &vcpu_ended, filters)?;
     timing.mark(Phase::Devices);
-    Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended })
+    Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended, memory, balloon, running: false })
 }
 
 /// Puts kernel, initrd, command line and boot parameters into `memory`.
@@ -328,6 +337,7 @@ impl Vm {
             lock(transport).resume();
         }
         self.vcpus.iter().for_each(VcpuThread::resume);
+        self.running = true;
     }
 
     /// Holds the machine: processors first, so that nothing new is asked of the devices; then the devices,
@@ -337,6 +347,12 @@ impl Vm {
         for transport in &self.virtio {
             lock(transport).pause();
         }
+        self.running = false;
+    }
+
+    /// Whether it runs rather than being held.
+    pub fn is_running(&self) -> bool {
+        self.running
     }
 
     /// What happened to the machine as a whole.
@@ -362,6 +378,29 @@ impl Vm {
     /// The virtio devices.
     pub fn virtio(&self) -> &[Arc<Mutex<MmioTransport>>] {
         &self.virtio
+    }
+
+    /// What directs the balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonControl> {
+        self.balloon.as_ref()
+    }
+
+    /// Asks the guest to let its balloon grow or shrink to `size`; answers false if there is none.
+    pub fn set_balloon(&self, size: MemorySize) -> bool {
+        let transports = self.virtio.iter().map(|transport| lock(transport));
+        let transport = transports.into_iter().find(|transport| transport.kind() == DeviceKind::Balloon);
+        match (&self.balloon, transport) {
+            (Some(balloon), Some(transport)) => {
+                balloon.set_target(size, transport.interrupt());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Bytes of the host's memory that the guest's takes now.
+    pub fn resident_memory(&self) -> u64 {
+        memory::resident(&self.memory)
     }
 
     /// The serial console.

@@ -4,6 +4,7 @@
 mod command;
 mod confinement;
 mod console;
+mod control;
 mod ends;
 mod kernels;
 mod leftovers;

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rvm_tests::artifact;
 
 /// What a guest has not said by then it will not say.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The end of the line that the guest's init prints when it is ready.
 pub const READY: &str = "rvm-agent ready: ";

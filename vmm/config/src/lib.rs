@@ -3,6 +3,7 @@
 //! Parsing (JSON, or the `key=value` options of the command line) fills the types; [`VmConfig::validate`]
 //! checks them without touching the host; only the VMM opens files. Unknown fields are refused.
 
+pub mod control;
 pub mod guest_abi;
 mod limits;
 mod machine;
@@ -11,6 +12,7 @@ mod options;
 mod storage;
 mod units;
 
+pub use control::Control;
 pub use limits::{ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MIN_MEMORY};
 pub use machine::{Balloon, Console, Kernel, VmConfig};
 pub use network::{MacAddress, Net, Tap, Vsock};

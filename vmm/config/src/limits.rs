@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::{MemorySize, Tap, VmConfig};
+use crate::{Console, Control, MemorySize, Tap, VmConfig};
 
 /// Most virtual CPUs of a machine.
 pub const MAX_CPUS: u8 = 32;
@@ -65,6 +65,14 @@ pub enum ConfigError {
     /// A reserved context identifier.
     #[error("vsock cid cannot be {0}: a guest has 3 to 4294967294")]
     Cid(u32),
+    /// A console for nobody to read.
+    #[error(
+        "console cannot be captured without a control socket to give it to; add one, or say where it goes"
+    )]
+    Captured,
+    /// One descriptor for two.
+    #[error("control socket cannot be descriptor 0, which the console reads; say where the console goes")]
+    ControlIsInput,
     /// A socket path too long for the system.
     #[error("vsock socket path '{0}' is too long: at most {MAX_SOCKET_PATH} bytes")]
     SocketPath(String),
@@ -89,7 +97,8 @@ impl VmConfig {
         if self.device_count() > MAX_DEVICES {
             return Err(ConfigError::Devices(self.device_count()));
         }
-        self.validate_balloon()?;
+        self.validate_balloon(self.balloon.as_ref().map_or(MemorySize::from_mib(0), |balloon| balloon.size))?;
+        self.validate_control()?;
         validate_cmdline(&self.kernel.cmdline)?;
         self.validate_disks()?;
         self.validate_nets()?;
@@ -102,8 +111,16 @@ impl VmConfig {
         self.disks.len() + self.nets.len() + single.into_iter().filter(|there| *there).count()
     }
 
-    fn validate_balloon(&self) -> Result<(), ConfigError> {
-        let size = self.balloon.as_ref().map_or(MemorySize::from_mib(0), |balloon| balloon.size);
+    fn validate_control(&self) -> Result<(), ConfigError> {
+        match (&self.console, &self.control) {
+            (Console::Captured, None) => Err(ConfigError::Captured),
+            (Console::Stdio, Some(Control { fd: 0 })) => Err(ConfigError::ControlIsInput),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that a balloon of `size` leaves the machine enough memory.
+    pub fn validate_balloon(&self, size: MemorySize) -> Result<(), ConfigError> {
         let left = self.memory.mib().checked_sub(size.mib());
         match left {
             Some(left) if left >= MIN_MEMORY.mib() => Ok(()),
@@ -226,6 +243,16 @@ mod tests {
         let id =
             machine(|machine| machine.disks = vec!["a,id=012345678901234567890".parse().expect("a disk")]);
         assert_eq!(id.validate(), Err(ConfigError::DiskId("012345678901234567890".into())));
+    }
+
+    #[test]
+    fn console_and_control_socket_go_together() {
+        let captured =
+            |control| machine(|machine| (machine.console, machine.control) = (Console::Captured, control));
+        assert_eq!(captured(None).validate(), Err(ConfigError::Captured));
+        assert_eq!(captured(Some(Control { fd: 3 })).validate(), Ok(()));
+        let both = machine(|machine| machine.control = Some(Control { fd: 0 }));
+        assert_eq!(both.validate(), Err(ConfigError::ControlIsInput));
     }
 
     #[test]

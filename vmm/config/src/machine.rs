@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{OptionError, flag, pairs, value};
-use crate::{Disk, MemorySize, Net, Vsock};
+use crate::{Control, Disk, MemorySize, Net, Vsock};
 
 /// A virtual machine. Every field has a default: an empty object is a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub struct VmConfig {
     pub console: Console,
     /// Confine every thread by a seccomp filter.
     pub seccomp: bool,
+    /// How whoever starts the machine hears of it and directs it.
+    pub control: Option<Control>,
 }
 
 /// What a machine boots.
@@ -70,6 +72,8 @@ pub enum Console {
     Stdio,
     /// Output to this file, created or emptied; no input.
     File(PathBuf),
+    /// Nowhere but to the [`Control`] socket: its last words, with the end of the machine or when asked for.
+    Captured,
     /// Nowhere.
     None,
 }
@@ -87,6 +91,7 @@ impl Default for VmConfig {
             rng: true,
             console: Console::default(),
             seccomp: true,
+            control: None,
         }
     }
 }
@@ -124,12 +129,13 @@ impl FromStr for Console {
     fn from_str(text: &str) -> Result<Self, OptionError> {
         match text.split_once('=') {
             None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "captured" => Ok(Self::Captured),
             None if text == "none" => Ok(Self::None),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             _ => Err(OptionError::BadValue {
                 key: "console",
                 value: text.to_owned(),
-                reason: "stdio, none or file=PATH is expected".to_owned(),
+                reason: "stdio, captured, none or file=PATH is expected".to_owned(),
             }),
         }
     }
@@ -165,6 +171,7 @@ mod tests {
             r#"{"nets": [{"tap": {"name": "t"}, "speed": 1}]}"#,
             r#"{"balloon": {"pages": 1}}"#,
             r#"{"vsock": {"socket": "x", "port": 1}}"#,
+            r#"{"control": {"fd": 3, "path": "x"}}"#,
         ] {
             let error = serde_json::from_str::<VmConfig>(text).expect_err(text).to_string();
             assert!(error.contains("unknown field"), "{text}: {error}");

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::exit::{self, Status};
 use super::merge::BootArgs;
 use crate::console::{Console, terminal};
+use crate::control::Control;
 use crate::logging::{self, say};
 use crate::output_file::OutputFile;
 use crate::run::{self, End, MainLoop};
@@ -16,6 +17,7 @@ use crate::stats;
 use crate::timing::{Phase, Timing};
 use crate::vm::{self, BuildError, Vm};
 use rvm_config::VmConfig;
+use rvm_config::control::{Ended, Reason};
 
 /// Boots the machine that `args` mean and waits for its end; gives the exit status.
 pub fn run(args: BootArgs, mut timing: Timing) -> u8 {
@@ -28,26 +30,46 @@ pub fn run(args: BootArgs, mut timing: Timing) -> u8 {
         return print_config(&machine);
     }
     let trace = args.timing.as_ref().and_then(Option::as_deref);
-    let ended = boot(&machine, trace, &mut timing);
+    let mut control = match machine.control.as_ref().map(Control::open).transpose() {
+        Ok(control) => control,
+        Err(error) => return fail(&error, Status::Control),
+    };
+    let booted = boot(&machine, trace, control.as_mut(), &mut timing);
     terminal::restore();
-    match ended {
-        Ok(ended) => report(&args, ended, timing),
-        Err(error) => fail(&error, exit::of_build(&error)),
+    let ended = match booted {
+        Ok(booted) => report(&args, booted, timing),
+        Err(error) => {
+            let (message, status) = (Some(logging::chain(&error)), fail(&error, exit::of_build(&error)));
+            Ended { reason: Reason::NotStarted, status, message, console: None }
+        }
+    };
+    let status = ended.status;
+    if let Some(control) = control {
+        control.end(ended);
     }
+    status
 }
 
 /// A machine after its end, and where the trace of its boot goes.
-struct Ended {
+struct Booted {
     end: End,
     vm: Vm,
     trace: Option<File>,
 }
 
-fn boot(machine: &VmConfig, trace: Option<&Path>, timing: &mut Timing) -> Result<Ended, BuildError> {
+fn boot(
+    machine: &VmConfig,
+    trace: Option<&Path>,
+    mut control: Option<&mut Control>,
+    timing: &mut Timing,
+) -> Result<Booted, BuildError> {
     run::block_signals().map_err(BuildError::host("block signals"))?;
     let parts = vm::open(machine)?;
     let trace = trace.map(|path| OutputFile::open("the trace", path)).transpose()?;
     let console = Console::open(&machine.console)?;
+    if let Some(control) = &mut control {
+        control.capture(console.tail());
+    }
     let output = console.writer().map_err(BuildError::host("open the console"))?;
     let filters = Filters::new(machine.seccomp)
         .map_err(BuildError::host("install the handler of seccomp violations"))?;
@@ -56,16 +78,17 @@ fn boot(machine: &VmConfig, trace: Option<&Path>, timing: &mut Timing) -> Result
     // The user's files and terminal are left alone until nothing can fail any more that is likely to.
     let trace = trace.map(OutputFile::begin).transpose().map_err(BuildError::host("empty the trace file"))?;
     let console = console.begin().map_err(BuildError::host("set up the console"))?;
-    let main_loop = MainLoop::new(vm, console).map_err(BuildError::host("wait for events"))?;
+    let main_loop =
+        MainLoop::new(machine, vm, console, control).map_err(BuildError::host("wait for events"))?;
     filters.confine(ThreadKind::Main)();
     timing.mark(Phase::FirstInstruction);
     let (end, vm) = main_loop.run().map_err(BuildError::host("wait for events"))?;
-    Ok(Ended { end, vm, trace })
+    Ok(Booted { end, vm, trace })
 }
 
 /// Says how the machine ended, where that is not what the user asked for, and what was asked to be printed.
-fn report(args: &BootArgs, ended: Ended, mut timing: Timing) -> u8 {
-    let Ended { end, vm, trace } = ended;
+fn report(args: &BootArgs, booted: Booted, mut timing: Timing) -> Ended {
+    let Booted { end, vm, trace } = booted;
     let record = vm.events().record();
     let after_boot = [(Phase::KernelToInit, record.init_started), (Phase::InitToReady, record.ready)];
     for (phase, when) in after_boot {
@@ -73,29 +96,39 @@ fn report(args: &BootArgs, ended: Ended, mut timing: Timing) -> u8 {
             timing.mark_at(phase, when);
         }
     }
-    match &end {
-        End::PowerOff(_) | End::Quit => {}
-        End::Reset => say("the guest asked for a reset; the VM ends"),
-        End::Panic => say("the guest's kernel panicked; its last lines on the console say why"),
-        End::TripleFault => say("the guest crashed (triple fault)"),
-        End::Signal(signal) => say(&format!("ended by {signal}")),
-        End::Failed(error) => say(&logging::chain(error)),
+    let message = message(&end);
+    if let Some(message) = &message {
+        say(message);
     }
     // A closed standard error takes neither, and there is nowhere else to say so.
     if args.stats {
-        write!(io::stderr(), "{}", stats::collect(&vm)).ok();
+        write!(io::stderr(), "{}", stats::Table(&stats::collect(&vm))).ok();
     }
+    let ended = Ended { reason: exit::reason(&end), status: exit::of_end(&end), message, console: None };
     match trace {
         None if args.timing.is_some() => drop(write!(io::stderr(), "{timing}")),
         None => {}
         Some(file) => {
             if let Err(error) = write_trace(file, &timing) {
                 say(&format!("cannot write the trace: {error}"));
-                return Status::Output.into();
+                return Ended { status: Status::Output.into(), ..ended };
             }
         }
     }
-    exit::of_end(&end)
+    ended
+}
+
+/// What there is to say of an end that is not what the user asked for.
+fn message(end: &End) -> Option<String> {
+    Some(match end {
+        End::PowerOff(_) | End::Quit => return None,
+        End::Reset => "the guest asked for a reset; the VM ends".into(),
+        End::Panic => "the guest's kernel panicked; its last lines on the console say why".into(),
+        End::TripleFault => "the guest crashed (triple fault)".into(),
+        End::Abandoned => "the other end of the control socket was closed; the VM ends".into(),
+        End::Signal(signal) => format!("ended by {signal}"),
+        End::Failed(error) => logging::chain(error),
+    })
 }
 
 fn write_trace(mut file: File, timing: &Timing) -> io::Result<()> {

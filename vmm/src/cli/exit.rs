@@ -15,6 +15,7 @@ use crate::memory::MemoryError;
 use crate::run::End;
 use crate::vm::BuildError;
 use rvm_config::ConfigError;
+use rvm_config::control::Reason;
 
 macro_rules! statuses {
     ($($name:ident = $number:literal, $meaning:literal;)*) => {
@@ -31,7 +32,7 @@ macro_rules! statuses {
 }
 
 statuses! {
-    Done = 0, "the guest powered itself off and told no exit code, or the user ended it with Ctrl-a x";
+    Done = 0, "the guest powered itself off and told no exit code, or the user ended it with Ctrl-a x or by the control socket";
     Usage = 2, "the command line cannot be understood";
     NoKvm = 10, "there is no `/dev/kvm`";
     KvmPermission = 11, "no permission to open `/dev/kvm`";
@@ -73,6 +74,7 @@ statuses! {
     Cmdline = 73, "a kernel command line too long, or with what it cannot carry";
     Config = 74, "another value of the configuration is out of bounds, or two contradict each other";
     Output = 75, "the console's file or the trace cannot be written";
+    Control = 76, "the control socket is none";
     Host = 80, "the host refused something small: a descriptor, a thread";
     Reset = 90, "the guest asked for a reset; rvm does not start it again";
     Panic = 91, "the guest's kernel panicked";
@@ -80,6 +82,7 @@ statuses! {
     KvmFailed = 93, "KVM cannot go on with the guest";
     Violation = 94, "a thread of rvm made a system call that its seccomp filter forbids";
     Bug = 95, "a bug in rvm: it says where";
+    Abandoned = 96, "the other end of the control socket was closed";
 }
 
 impl From<Status> for u8 {
@@ -99,8 +102,24 @@ pub fn of_end(end: &End) -> u8 {
         End::Panic => Status::Panic,
         End::TripleFault => Status::TripleFault,
         End::Failed(_) => Status::KvmFailed,
+        End::Abandoned => Status::Abandoned,
     };
     status.into()
+}
+
+/// Why a machine ended, as the control socket tells it.
+pub fn reason(end: &End) -> Reason {
+    match end {
+        End::PowerOff(Some(_)) => Reason::Exited,
+        End::PowerOff(None) => Reason::PowerOff,
+        End::Reset => Reason::Reset,
+        End::Panic => Reason::Panic,
+        End::TripleFault => Reason::TripleFault,
+        End::Failed(_) => Reason::Failed,
+        // There is nobody to hear of the latter.
+        End::Quit | End::Abandoned => Reason::Stopped,
+        End::Signal(_) => Reason::Signal,
+    }
 }
 
 /// The status for a command line that means no machine.

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
-use rvm_config::{Balloon, Console, Disk, MAX_CPUS, MemorySize, Net, VmConfig, Vsock};
+use rvm_config::{Balloon, Console, Control, Disk, MAX_CPUS, MemorySize, Net, VmConfig, Vsock};
 
 /// The flags of `rvm boot`.
 #[derive(Args, Debug, Default)]
@@ -52,9 +52,12 @@ pub struct BootArgs {
     /// No entropy device
     #[arg(long)]
     no_rng: bool,
-    /// Serial console: stdio, none or file=PATH [default: stdio]
+    /// Serial console: stdio, none, file=PATH, or captured for the control socket [default: stdio]
     #[arg(long, value_name = "WHERE")]
     console: Option<Console>,
+    /// Control socket: fd=N, one end of a SOCK_SEQPACKET pair, inherited from whoever starts the VM
+    #[arg(long, value_name = "CONTROL", hide = true)]
+    control: Option<Control>,
     /// Do not confine the threads with seccomp filters (for debugging)
     #[arg(long)]
     no_seccomp: bool,
@@ -131,6 +134,7 @@ impl BootArgs {
         machine.rng &= !self.no_rng;
         machine.console = self.console.clone().unwrap_or(machine.console);
         machine.seccomp &= !self.no_seccomp;
+        machine.control = self.control.clone().or(machine.control);
         Ok(machine)
     }
 
@@ -225,13 +229,13 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_machine() {
         let line = "--kernel k --initrd i --bare-cmdline --cpus 2 -m 1G --disk a,ro --disk b --net tap0 --vsock s \
-                    --balloon 16M --no-rng --console none --no-seccomp -- sh -c ls";
+                    --balloon 16M --no-rng --console none --control fd=9 --no-seccomp -- sh -c ls";
         let machine = args(line).machine().unwrap();
         let expected: VmConfig = serde_json::from_str(
             r#"{"kernel": {"image": "k", "initrd": "i", "bare_cmdline": true, "cmdline": "-- sh -c ls"}, "cpus": 2,
                 "memory": "1G", "disks": [{"path": "a", "read_only": true}, {"path": "b"}],
                 "nets": [{"tap": {"name": "tap0"}}], "vsock": {"socket": "s"}, "balloon": {"size": 16},
-                "rng": false, "console": "none", "seccomp": false}"#,
+                "rng": false, "console": "none", "control": {"fd": 9}, "seccomp": false}"#,
         )
         .unwrap();
         assert_eq!(machine, expected);

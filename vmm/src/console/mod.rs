@@ -1,6 +1,8 @@
-//! The user's end of the serial console: standard input and output, raw when they are a terminal; or a file.
+//! The user's end of the serial console: standard input and output, raw when they are a terminal; a file; or the last
+//! words only, for the control socket.
 
 pub mod escape;
+pub mod tail;
 pub mod terminal;
 
 use std::fs::{File, OpenOptions};
@@ -14,6 +16,7 @@ use rvm_config::Console as ConsoleConfig;
 use crate::devices::serial::PolledWriter;
 use crate::output_file::{OutputFile, OutputFileError};
 use escape::{Command, Escape};
+use tail::Tail;
 use terminal::RawTerminal;
 
 /// The console's ends on the host, opened. The user's terminal and file are as they were.
@@ -22,6 +25,8 @@ pub enum Console {
     Stdio,
     /// A file; no input.
     File(OutputFile),
+    /// The last words; no input.
+    Captured(Tail),
     /// Nothing.
     None,
 }
@@ -49,6 +54,7 @@ impl Console {
     pub fn open(config: &ConsoleConfig) -> Result<Self, OutputFileError> {
         Ok(match config {
             ConsoleConfig::None => Self::None,
+            ConsoleConfig::Captured => Self::Captured(Tail::default()),
             ConsoleConfig::File(path) => Self::File(OutputFile::open("the console", path)?),
             ConsoleConfig::Stdio => Self::Stdio,
         })
@@ -58,15 +64,24 @@ impl Console {
     pub fn writer(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::None => Box::new(io::sink()),
+            Self::Captured(tail) => Box::new(tail.clone()),
             Self::File(file) => Box::new(file.handle()?),
             Self::Stdio => stdout_writer()?,
         })
     }
 
+    /// The last words of a console that is captured.
+    pub fn tail(&self) -> Option<&Tail> {
+        match self {
+            Self::Captured(tail) => Some(tail),
+            Self::Stdio | Self::File(_) | Self::None => None,
+        }
+    }
+
     /// Begins: the file is emptied, the terminal made raw.
     pub fn begin(self) -> io::Result<Ends> {
         match self {
-            Self::None => Ok(Ends::default()),
+            Self::Captured(_) | Self::None => Ok(Ends::default()),
             Self::File(file) => file.begin().map(|_| Ends::default()),
             Self::Stdio => {
                 let output = io::stdout().as_fd().try_clone_to_owned()?;

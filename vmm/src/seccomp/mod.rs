@@ -111,6 +111,10 @@ const MAIN: &[Call] = &[
     Any(libc::SYS_getpid),
     Any(libc::SYS_tgkill),
     With(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u64),
+    // The control socket, and what it asks about: memory that is there.
+    Any(libc::SYS_recvmsg),
+    Any(libc::SYS_sendto),
+    Any(libc::SYS_mincore),
     // The vsock socket's name is removed at the end, if it is still ours.
     Any(libc::SYS_statx),
     Any(libc::SYS_unlink),

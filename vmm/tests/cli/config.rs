@@ -45,7 +45,7 @@ fn a_value_of_the_wrong_kind() {
     refuses(
         r#"{"console": "tty"}"#,
         71,
-        "unknown variant `tty`, expected one of `stdio`, `file`, `none` at line 1 column 17",
+        "unknown variant `tty`, expected one of `stdio`, `file`, `captured`, `none` at line 1 column 17",
     );
 }
 
@@ -55,7 +55,7 @@ fn an_unknown_field() {
         "{\n \"cpu\": 2}",
         72,
         "unknown field `cpu`, expected one of `kernel`, `cpus`, `memory`, `disks`, `nets`, `vsock`, `balloon`, `rng`, \
-         `console`, `seccomp` at line 2 column 6",
+         `console`, `seccomp`, `control` at line 2 column 6",
     );
 }
 
@@ -114,7 +114,7 @@ fn what_is_printed_is_what_is_read() {
     };
     let flags = "--kernel k --initrd i --cmdline quiet --bare-cmdline --cpus 2 --memory 1G --disk a,ro,id=x,engine=sync \
                  --disk b --net tap0,mac=02:00:00:00:00:01,mtu=9000,offload=off --net fd=3 --vsock s,cid=9 \
-                 --balloon 16M,reporting=off,deflate-on-oom=off --no-rng --console file=out --no-seccomp";
+                 --balloon 16M,reporting=off,deflate-on-oom=off --no-rng --console file=out --control fd=9 --no-seccomp";
     let config = printed(&flags.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
     place.file("c", &config);
     assert_eq!(printed(&BOOT_C), config);

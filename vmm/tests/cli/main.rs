@@ -6,6 +6,7 @@
 
 mod cmdline;
 mod config;
+mod control;
 mod disk;
 mod image;
 mod initrd;

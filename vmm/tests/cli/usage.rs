@@ -47,7 +47,7 @@ fn values_that_their_flag_does_not_take() {
     );
     refuses(
         &["--console", "tty"],
-        "cannot use 'tty' for --console: 'console' cannot be 'tty': stdio, none or file=PATH is expected",
+        "cannot use 'tty' for --console: 'console' cannot be 'tty': stdio, captured, none or file=PATH is expected",
     );
 }
 
