@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::run::{self, RunArgs};
 use crate::suite;
+use crate::test::container_images;
 use crate::visit::Surroundings;
 
 #[derive(Args)]
@@ -33,6 +34,7 @@ pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
         }
         let mut surroundings = Surroundings::for_tests();
         surroundings.deterministic = true;
+        surroundings.disks.push(format!("images={}", container_images()?.display()));
         surroundings.with.push(format!("{}:bench-{}", program.file.display(), program.target));
         surroundings.with.push(format!("{}:guest-bench", guest_program.display()));
         let status = run::run(&RunArgs {

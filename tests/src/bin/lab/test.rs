@@ -141,6 +141,7 @@ fn test_on_own_kvm(plan: &Plan, report: &mut Report) -> io::Result<()> {
     fs::create_dir(&out)?;
     let env = [
         (artifact::disk_variable("debian"), debian.display().to_string()),
+        (artifact::disk_variable("images"), container_images()?.display().to_string()),
         ("RVM_OUT".to_owned(), out.display().to_string()),
     ];
     test_here(plan, &env, report);
@@ -149,6 +150,11 @@ fn test_on_own_kvm(plan: &Plan, report: &mut Report) -> io::Result<()> {
 
 fn debian_image() -> io::Result<PathBuf> {
     Ok(visit::image("debian")?.join("debian.ext4"))
+}
+
+/// Container images, which tests only read.
+pub fn container_images() -> io::Result<PathBuf> {
+    Ok(visit::image("images")?.join("images.ext4"))
 }
 
 fn test_in_lab(
@@ -204,6 +210,7 @@ fn visit_for(
 ) -> io::Result<Option<Lost>> {
     let mut surroundings = Surroundings::for_tests();
     surroundings.disks.push(format!("debian={}", debian_image()?.display()));
+    surroundings.disks.push(format!("images={}", container_images()?.display()));
     let mut visit = Visit::prepare(&surroundings)?;
     visit.silence_limit(Duration::from_secs(arguments.silence));
     for program in programs {
