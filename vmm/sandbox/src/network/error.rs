@@ -1,0 +1,91 @@
+//! Why a sandbox cannot have its network, in words for the user.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitStatus;
+
+use super::bridge;
+use super::publish::Publish;
+use super::subnet::{SUBNET_VARIABLE, Subnet, SubnetError};
+
+/// Why a sandbox cannot have its network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// Ports of a sandbox that has no network.
+    #[error("cannot publish ports of a sandbox without a network: leave out `--network none` or `-p`")]
+    PublishNothing,
+    /// This user can have no network.
+    #[error("a network for the sandbox was asked for, and there is none: {0}")]
+    Unavailable(&'static str),
+    /// No range of addresses.
+    #[error("cannot choose addresses for the network of the sandboxes")]
+    Subnet(#[from] SubnetError),
+    /// All addresses are in use.
+    #[error(
+        "all addresses of the network {0} are in use by sandboxes: end some, or give the network more, as with \
+         {SUBNET_VARIABLE}=10.9.8.0/22 once all are ended"
+    )]
+    Full(Subnet),
+    /// Somebody else's bridge.
+    #[error(
+        "cannot use the link {} for the network of the sandboxes: rvm did not make it; rename or remove it",
+        bridge::NAME
+    )]
+    ForeignBridge,
+    /// nft(8) is missing.
+    #[error("cannot find `nft`, which the network of the sandboxes needs: install the package nftables")]
+    NoNft,
+    /// nft(8) failed.
+    #[error("nft did not take the rules for the network of the sandboxes ({status}): {said}")]
+    Nft {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its first line on standard error.
+        said: String,
+    },
+    /// A port that cannot be listened at.
+    #[error("cannot publish port {} at {}{}", port.guest_port, at(port), advice(source))]
+    Port {
+        /// What was asked for.
+        port: Publish,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else that the host refuses.
+    #[error("cannot {attempt}")]
+    Io {
+        /// What was attempted.
+        attempt: String,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl NetworkError {
+    /// The kernel does not say what rules it has.
+    pub(super) fn reading_rules(source: io::Error) -> Self {
+        Self::Io { attempt: "ask the kernel for the nftables rules".into(), source }
+    }
+
+    /// Whether the bridge was taken away meanwhile.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
+}
+
+fn at(port: &Publish) -> String {
+    let ip = port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    format!("{}/{}", SocketAddr::new(ip, port.host_port), port.protocol)
+}
+
+/// What to do about a port that cannot be had.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ": something else listens there; end that, or choose another port",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 are root's; choose a higher one",
+        io::ErrorKind::AddrNotAvailable => ": this host has no such address",
+        _ => "",
+    }
+}

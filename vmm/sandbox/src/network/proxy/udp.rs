@@ -1,0 +1,111 @@
+//! A published UDP port.
+//!
+//! Every client that sends has a session: a socket of its own to the sandbox, by which answers find back. A session
+//! ends when nothing came or went for [`IDLE`]. At most [`MOST_SESSIONS`] exist at a time; datagrams of further
+//! clients are lost, as datagrams may be, and so are those for which a session has no room.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Clients of one port at a time.
+const MOST_SESSIONS: usize = 400;
+
+/// Datagrams of one client that wait for being sent on.
+const MOST_WAITING: usize = 16;
+
+/// How long a session lasts without a datagram; the time that Linux's connection tracking gives an answered one.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// The longest UDP datagram.
+const LONGEST: usize = 65_535;
+
+/// How long to wait when the host is out of memory, before the next datagram is received.
+const RESPITE: Duration = Duration::from_millis(100);
+
+/// Receives datagrams and carries them to and from `target`, until aborted.
+pub async fn serve(socket: UdpSocket, target: SocketAddr) {
+    serve_with(socket, target, MOST_SESSIONS, IDLE).await;
+}
+
+/// [`serve`] with bounds of the caller's choice.
+pub async fn serve_with(socket: UdpSocket, target: SocketAddr, most_sessions: usize, idle: Duration) {
+    let socket = Arc::new(socket);
+    let mut sessions: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    let mut buffer = vec![0; LONGEST];
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let (length, client) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            // That of an earlier answer: the client is gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+            Err(_) => {
+                tokio::time::sleep(RESPITE).await;
+                continue;
+            }
+        };
+        let datagram = buffer.get(..length).unwrap_or_default().to_vec();
+        let left = match sessions.get(&client).map(|session| session.try_send(datagram.clone())) {
+            Some(Ok(()) | Err(TrySendError::Full(_))) => continue,
+            Some(Err(TrySendError::Closed(datagram))) => datagram,
+            None => datagram,
+        };
+        if sessions.len() >= most_sessions {
+            sessions.retain(|_, session| !session.is_closed());
+        }
+        if sessions.len() >= most_sessions && !sessions.contains_key(&client) {
+            continue;
+        }
+        let (to_session, from_host) = mpsc::channel(MOST_WAITING);
+        // It is empty and has room.
+        let _ = to_session.try_send(left);
+        sessions.insert(client, to_session);
+        tasks.spawn(session(Arc::clone(&socket), client, target, from_host, idle));
+    }
+}
+
+/// Carries the datagrams of one client until none comes for a while.
+async fn session(
+    host: Arc<UdpSocket>,
+    client: SocketAddr,
+    target: SocketAddr,
+    mut from_host: mpsc::Receiver<Vec<u8>>,
+    idle: Duration,
+) {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    // Without a socket the datagram is lost, and the next one tries again.
+    let Ok(guest) = UdpSocket::bind(any).await else { return };
+    let Ok(()) = guest.connect(target).await else { return };
+    let mut answer = vec![0; LONGEST];
+    loop {
+        let step = async {
+            tokio::select! {
+                datagram = from_host.recv() => match datagram {
+                    // Refusals are those of an earlier datagram: nobody listens in the sandbox, yet.
+                    Some(datagram) => { let _ = guest.send(&datagram).await; }
+                    None => return false,
+                },
+                received = guest.recv(&mut answer) => if let Ok(length) = received {
+                    // What the client's network refuses is lost, as on any way of a datagram.
+                    let _ = host.send_to(answer.get(..length).unwrap_or_default(), client).await;
+                },
+            }
+            true
+        };
+        match timeout(idle, step).await {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return,
+        }
+    }
+}
