@@ -6,14 +6,23 @@
 
 mod command;
 mod console;
+mod containers;
+mod descriptor;
 #[cfg(test)]
 mod init_tests;
+mod io;
+mod listen;
 mod mounts;
+mod net;
 mod port;
 mod reap;
-#[cfg_attr(not(test), expect(dead_code, reason = "the serving mode begins with it"))]
 mod reaper;
+mod refusal;
+mod sandbox;
+mod server;
 mod shutdown;
+mod storage;
+mod streams;
 mod sys;
 
 use std::error::Error;
@@ -24,6 +33,7 @@ use nix::sys::reboot::set_cad_enabled;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, sethostname};
 use rvm_agent::container;
+use rvm_agent_proto::SERVE_WORD;
 use rvm_config::guest_abi::GuestEvent;
 
 use crate::console::say;
@@ -53,8 +63,8 @@ fn main() -> ExitCode {
     shutdown::power_off(code)
 }
 
-/// Brings the guest up, runs the command to its end, and gives its exit code.
-fn boot_and_run() -> nix::Result<u8> {
+/// Brings the guest up, runs the command to its end or serves the host, and gives the exit code.
+fn boot_and_run() -> Result<u8, Box<dyn Error>> {
     let started = console::uptime();
     let port = EventPort::open();
     if let Some(port) = &port {
@@ -67,15 +77,25 @@ fn boot_and_run() -> nix::Result<u8> {
     warn("set the host name", sethostname("rvm"));
     warn("bring lo up", sys::set_interface_up("lo"));
 
-    if let Some(port) = port {
-        port.tell(GuestEvent::Ready);
-    }
-    let line = console::ready_line(started, console::uptime());
-    warn("write to the console", std::io::stdout().write_all(line.as_bytes()));
-
-    // Fails where the console is no terminal; then there is no foreground.
-    let owns_terminal = sys::own_terminal().is_ok();
-    let code = run(&signals, owns_terminal);
+    let ready = || {
+        if let Some(port) = port {
+            port.tell(GuestEvent::Ready);
+        }
+        // A host that is served knows from the port; each byte on the console is a VM exit.
+        if !serves() {
+            let line = console::ready_line(started, console::uptime());
+            warn("write to the console", std::io::stdout().write_all(line.as_bytes()));
+        }
+    };
+    let code = match serves() {
+        true => server::serve(&signals, ready).map(|()| 0)?,
+        false => {
+            ready();
+            // Fails where the console is no terminal; then there is no foreground.
+            let owns_terminal = sys::own_terminal().is_ok();
+            run(&signals, owns_terminal)
+        }
+    };
     let stopped = shutdown::stop_processes(&signals, TERM_GRACE, |signal| {
         // Everybody but init itself. That there is nobody left is no fault.
         let _ = kill(Pid::from_raw(-1), signal);
@@ -85,6 +105,12 @@ fn boot_and_run() -> nix::Result<u8> {
     }
     mounts::unmount_all();
     Ok(code)
+}
+
+/// Whether the kernel's command line has the word by which the agent serves.
+fn serves() -> bool {
+    let word = SERVE_WORD.split_once('=');
+    word.is_some_and(|(name, value)| std::env::var_os(name).is_some_and(|is| is == value))
 }
 
 /// Runs the command to its end, or to an order to shut down, and gives the exit code.

@@ -2,11 +2,10 @@
 //!
 //! The synchronous wait of an agent that runs one command is in `reap`; both take children with `sys::reap`.
 //!
-//! No end is lost between the birth of a process and the question for it, by one of two ways: the process is
-//! started on the runtime's only thread and watched before the next `await`; or, where others start it, a
-//! [`Births`] is held from before it is started until it is watched. `std::process::Command` is used in the
-//! first way only: on another thread it waits for a child itself if the program cannot be executed, and panics
-//! when the reaper was faster.
+//! No end is lost between the birth of a process and the question for it: processes are started on the runtime's only
+//! thread, which reaps as well, and are watched before the next `await`. (`std::process::Command` would not bear
+//! another thread either: it waits for a child itself if the program cannot be executed, and panics when the
+//! reaper was faster.)
 
 use std::collections::HashMap;
 use std::io;
@@ -59,23 +58,13 @@ impl Ending {
 struct Children {
     /// Those somebody asked for, by pid.
     watched: HashMap<u32, watch::Sender<Option<Exit>>>,
-    /// How many [`Births`] there are.
-    births: usize,
-    /// Ends that nobody had asked for, kept while there are births.
-    unclaimed: HashMap<u32, Exit>,
 }
 
 impl Children {
     fn ended(&mut self, pid: u32, exit: Exit) {
-        match self.watched.remove(&pid) {
-            Some(watcher) => {
-                watcher.send_replace(Some(exit));
-            }
-            None if self.births > 0 => {
-                self.unclaimed.insert(pid, exit);
-            }
-            // An orphan.
-            None => {}
+        // Who was not asked for is an orphan.
+        if let Some(watcher) = self.watched.remove(&pid) {
+            watcher.send_replace(Some(exit));
         }
     }
 }
@@ -88,17 +77,8 @@ impl Reaper {
     /// The end of the child `pid`, born as the file's head says.
     pub fn watch(&self, pid: u32) -> Ending {
         let mut children = self.lock();
-        if let Some(exit) = children.unclaimed.remove(&pid) {
-            return Ending(watch::channel(Some(exit)).1);
-        }
         let watcher = children.watched.entry(pid).or_insert_with(|| watch::channel(None).0);
         Ending(watcher.subscribe())
-    }
-
-    /// Keeps the end of every child until it is dropped.
-    pub fn births(&self) -> Births {
-        self.lock().births += 1;
-        Births(self.clone())
     }
 
     /// Reaps until a shutdown is ordered by a signal.
@@ -136,20 +116,6 @@ fn next_signal(news: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     let mut siginfo = [0; size_of::<libc::signalfd_siginfo>()];
     nix::unistd::read(news, &mut siginfo)?;
     Ok(siginfo.first_chunk().copied().map(libc::c_int::from_ne_bytes))
-}
-
-/// While it lives, the end of a child that nobody watches yet is kept for who will.
-#[derive(Debug)]
-pub struct Births(Reaper);
-
-impl Drop for Births {
-    fn drop(&mut self) {
-        let mut children = self.0.lock();
-        children.births -= 1;
-        if children.births == 0 {
-            children.unclaimed.clear();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -203,20 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn an_end_before_the_question_is_kept_while_there_are_births() {
-        let code = beside_reaper(|reaper| async move {
-            let births = reaper.births();
-            let early = shell("exit 9");
-            // The later child ends last, and so the early one's end has been taken.
-            reaper.watch(shell(&format!("while kill -0 {early}; do :; done 2>&-"))).wait().await;
-            let code = reaper.watch(early).wait().await.code;
-            drop(births);
-            code
-        });
-        assert_eq!(code, 9);
-    }
-
-    #[test]
     fn orphans_leave_no_zombies_and_no_memory() {
         let code = beside_reaper(|reaper| async move {
             // The inner shell's child falls to init.
@@ -225,8 +177,7 @@ mod tests {
             while waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).is_ok() {
                 tokio::task::yield_now().await;
             }
-            let children = reaper.lock();
-            assert!(children.watched.is_empty() && children.unclaimed.is_empty());
+            assert!(reaper.lock().watched.is_empty());
             code
         });
         assert_eq!(code, 5);

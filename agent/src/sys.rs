@@ -6,8 +6,11 @@
     reason = "the one place for raw system calls and port I/O; each call is wrapped safely"
 )]
 
+pub mod mounting;
+
 use std::arch::asm;
 use std::ffi::c_int;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,6 +19,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{self, SockFlag, VsockAddr};
 use tokio::io::unix::AsyncFd;
 
 /// Allows (or forbids again) this process the I/O ports `first..first + count`: ioperm(2).
@@ -68,6 +72,39 @@ pub fn asynchronous(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open for as long as it lives, and always the same descriptor.
     let registered = unsafe { AsyncFd::register(fd) };
     registered.map_err(|err| err.into_parts().1)
+}
+
+/// Takes a connection to a listening socket, not to be inherited by programs; also who is at its other end.
+pub fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, VsockAddr)> {
+    let connection = socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    let connection = unsafe { OwnedFd::from_raw_fd(connection) };
+    let peer = socket::getpeername(connection.as_raw_fd())?;
+    Ok((connection, peer))
+}
+
+/// `_IOW('R', 0x03, int[2])` and `_IO('R', 0x07)` of `<linux/random.h>`.
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// Mixes bytes into the kernel's random number generator, credits them in full, and has it begin anew from them.
+pub fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let length = u32::try_from(bytes.len()).map_err(too_long)?;
+    let bits = length.checked_mul(8).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // A rand_pool_info: the count of bits, the length in bytes, and the bytes.
+    let mut pool = Vec::with_capacity(bytes.len() + 8);
+    pool.extend_from_slice(&bits.to_ne_bytes());
+    pool.extend_from_slice(&length.to_ne_bytes());
+    pool.extend_from_slice(bytes);
+
+    let random = OpenOptions::new().write(true).open("/dev/urandom")?;
+    // SAFETY: RNDADDENTROPY reads a rand_pool_info, which `pool` is, as long as it says.
+    let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, pool.as_ptr()) };
+    Errno::result(result)?;
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 /// What [`reap`] found.

@@ -1,0 +1,142 @@
+//! File systems of the guest, as the host asks for them: the `Storage` service of `agent.proto`.
+//!
+//! Not here: the mounts inside a container, which its specification orders (`container`).
+
+mod disk;
+mod filesystem;
+mod options;
+mod place;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::statvfs::statvfs;
+use rvm_agent_proto::mount_request::Source;
+use rvm_agent_proto::{
+    MountRequest, MountResponse, ReadArchiveRequest, ReadArchiveResponse, UnmountRequest, UnmountResponse,
+    UsageRequest, UsageResponse, WriteArchiveRequest, WriteArchiveResponse, storage_server,
+};
+use tonic::{Request, Response, Status};
+
+use crate::console::say;
+use crate::refusal::Refusal;
+use crate::server::blocking;
+use crate::storage::options::Options;
+
+/// The service; clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Storage {
+    /// Where something is mounted, or about to be, in the order of mounting.
+    targets: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Storage {
+    /// Unmounts all, the last mounted first. What is busy is made read-only by whoever powers off.
+    pub fn unmount_all(&self) {
+        let targets = std::mem::take(&mut *self.lock());
+        for target in targets.iter().rev() {
+            if let Err(err) = umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+                say(&format!("cannot unmount {}: {err}", target.display()));
+            }
+        }
+    }
+
+    /// The place that a request names, if something is mounted there.
+    fn mounted(&self, target: &str) -> Result<PathBuf, Refusal> {
+        let path = place::parse(target)?;
+        match self.lock().contains(&path) {
+            true => Ok(path),
+            false => Err(Refusal::Absent(format!("file system mounted at {target}"))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        // Each change is complete in itself; a panic elsewhere leaves nothing half done.
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, target: &Path) {
+        self.lock().retain(|known| known != target);
+    }
+}
+
+#[tonic::async_trait]
+impl storage_server::Storage for Storage {
+    async fn mount(&self, request: Request<MountRequest>) -> Result<Response<MountResponse>, Status> {
+        let request = request.into_inner();
+        let target = place::parse(&request.target)?;
+        let options = Options::parse(&request.options)?;
+        let source = request.source.ok_or_else(|| Refusal::invalid("source", "it is missing"))?;
+        {
+            let mut targets = self.lock();
+            if targets.contains(&target) {
+                return Err(Refusal::Taken(format!("the mount point {}", request.target)).into());
+            }
+            targets.push(target.clone());
+        }
+        let result = mount(source, target.clone(), options).await;
+        if result.is_err() {
+            self.forget(&target);
+        }
+        result.map(|()| Response::new(MountResponse {}))
+    }
+
+    async fn unmount(&self, request: Request<UnmountRequest>) -> Result<Response<UnmountResponse>, Status> {
+        let target = self.mounted(&request.into_inner().target)?;
+        let unmounted = target.clone();
+        blocking(move || {
+            let at = unmounted.display();
+            umount2(&unmounted, MntFlags::UMOUNT_NOFOLLOW)
+                .map_err(Refusal::kernel(|| format!("unmount {at}")))?;
+            place::remove(&unmounted);
+            Ok(())
+        })
+        .await?;
+        self.forget(&target);
+        Ok(Response::new(UnmountResponse {}))
+    }
+
+    async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
+        let target = self.mounted(&request.into_inner().target)?;
+        let sizes = blocking(move || {
+            statvfs(&target).map_err(Refusal::kernel(|| format!("take the size of {}", target.display())))
+        })
+        .await?;
+        let unit = sizes.fragment_size();
+        Ok(Response::new(UsageResponse {
+            total_bytes: sizes.blocks().saturating_mul(unit),
+            free_bytes: sizes.blocks_available().saturating_mul(unit),
+            inodes: sizes.files(),
+            free_inodes: sizes.files_available(),
+        }))
+    }
+
+    async fn read_archive(
+        &self,
+        _: Request<ReadArchiveRequest>,
+    ) -> Result<Response<ReadArchiveResponse>, Status> {
+        Err(Status::unimplemented("this agent reads no archives"))
+    }
+
+    async fn write_archive(
+        &self,
+        _: Request<WriteArchiveRequest>,
+    ) -> Result<Response<WriteArchiveResponse>, Status> {
+        Err(Status::unimplemented("this agent writes no archives"))
+    }
+}
+
+/// Mounts one source.
+async fn mount(source: Source, target: PathBuf, options: Options) -> Result<(), Status> {
+    match source {
+        Source::Disk(disk) => {
+            let device = disk::find(&disk.id, disk.partition).await?;
+            blocking(move || filesystem::disk(&device, &disk.fs_type, &target, options)).await
+        }
+        Source::Share(share) => blocking(move || filesystem::share(&share, &target, options)).await,
+        Source::Tmpfs(tmpfs) => blocking(move || filesystem::tmpfs(tmpfs, &target, options)).await,
+        Source::Overlay(overlay) => blocking(move || filesystem::overlay(&overlay, &target, options)).await,
+        Source::Bind(bind) => blocking(move || filesystem::bind(&bind.source, &target, &options)).await,
+    }
+}
