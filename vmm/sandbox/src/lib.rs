@@ -2,4 +2,6 @@
 //!
 //! One library for the `rvm` command line and the containerd shim; both are thin over it.
 
+#[cfg(feature = "images")]
+pub mod images;
 pub mod network;
