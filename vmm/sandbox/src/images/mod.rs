@@ -1,6 +1,35 @@
-//! OCI images: layers, made file systems that a guest can mount.
+//! OCI images: from a registry or files, to file systems that a guest can mount.
+//!
+//! ```text
+//! name ─> origin (registry, layout) ─> blobs, digests checked ─> layers as erofs images ─> Image, layers held
+//! ```
+//!
+//! All of it is blocking, and quick when an image is in the store: nothing but small files is read. Layers are
+//! fetched and converted on threads of their own. Everything that an image says is data from a stranger: no part of it
+//! becomes a path on the host, and what it makes the host write is bounded.
 
 pub mod digest;
+mod directory;
 pub mod erofs;
+mod image;
+mod import;
 pub mod layer;
+mod layout;
+mod load;
+mod manifest;
+mod origin;
+mod progress;
+mod reference;
+pub mod store;
 pub mod tar;
+#[cfg(test)]
+mod testing;
+
+pub use directory::DirectoryError;
+pub use image::{Image, ImageError, Layer, Limits, Options, PullPolicy, resolve};
+pub use load::load;
+pub use manifest::{ManifestError, Platform};
+pub use origin::OriginError;
+pub use progress::{Progress, Quiet, Step};
+pub use reference::{ImageSource, Reference, ReferenceError, Version};
+pub use store::{Hold, HoldError, Store, StoreError};
