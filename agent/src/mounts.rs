@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::unistd::{chdir, chroot};
 
 use crate::console::say;
 
@@ -37,6 +39,9 @@ const MOUNTS: [Mount; 8] = [
     row("tmpfs", "/tmp", SCRATCH, "mode=1777"),
 ];
 
+/// The kernel's first root, where it has no tmpfs for it (linux/magic.h).
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
 /// Names in /dev that programs expect and the kernel does not make.
 const DEV_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -49,8 +54,25 @@ const fn row(kind: &'static str, at: &'static str, flags: MsFlags, options: &'st
     Mount { kind, at, flags, options }
 }
 
+/// Makes the root a mount that can be exchanged, if it is the one that the kernel unpacked the image to: by
+/// pivot_root(2) a container gets a root under which nothing is left, and the kernel's first root has none below
+/// it to be exchanged with. The same files are mounted over it, and become the root.
+fn cover_root() -> nix::Result<()> {
+    if !matches!(statfs("/")?.filesystem_type(), RAMFS_MAGIC | TMPFS_MAGIC) {
+        return Ok(());
+    }
+    // Any directory will do to mount it first.
+    mount(Some("/"), "/dev", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    chdir("/dev")?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    chroot(".")
+}
+
 /// Mounts the whole table. What cannot be mounted is said on the console, and left out.
 pub fn mount_all() {
+    if let Err(err) = cover_root() {
+        say(&format!("cannot make the root one that containers can leave: {err}"));
+    }
     for row in &MOUNTS {
         if let Err(err) = mount_row(row) {
             say(&format!("cannot mount {} on {}: {err}", row.kind, row.at));

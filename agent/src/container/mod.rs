@@ -12,68 +12,40 @@
 //! Each call is synchronous and short. The processes that are made are children of the calling process, which
 //! has to reap them: nothing here waits for one, and what is known of a process comes from its pidfd.
 //!
+//! The way of a container: its specification is checked ([`plan`]), its group is made ([`cgroup`]), and a process of
+//! one thread ([`child`]) makes the rest and becomes the user's program.
+//!
 //! Not here: streams (the caller brings descriptors), events, and who may ask.
 
-use std::os::fd::OwnedFd;
+mod cgroup;
+mod channel;
+mod child;
+mod error;
+mod plan;
+mod process;
+mod seccomp;
+mod sys;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
-/// Why a container cannot be what was asked, or do it.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The specification has something this runtime does not do.
-    #[error("{field} is not supported: {reason}")]
-    Unsupported {
-        /// As the OCI runtime specification names it.
-        field: String,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// The specification says what cannot be meant.
-    #[error("{field} of the container's specification is not valid: {reason}")]
-    Invalid {
-        /// As the OCI runtime specification names it.
-        field: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// There is a container of this name.
-    #[error("the container {0} exists already")]
-    Exists(String),
-    /// A container in this state cannot do this.
-    #[error("cannot {action} the container {id}: it is {state}")]
-    State {
-        /// Its name.
-        id: String,
-        /// What was asked.
-        action: &'static str,
-        /// What it is.
-        state: State,
-    },
-    /// There is no such program in the container.
-    #[error("cannot run {program}: there is no such program in the container")]
-    NoProgram {
-        /// As the specification has it.
-        program: String,
-    },
-    /// The program is there and cannot be executed.
-    #[error("cannot run {program}: {source}")]
-    NotExecutable {
-        /// As the specification has it.
-        program: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The kernel refused a step.
-    #[error("cannot {step}")]
-    Kernel {
-        /// What was attempted, on what.
-        step: String,
-        /// Why not.
-        source: std::io::Error,
-    },
+use cgroup::Group;
+pub use cgroup::stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
+use channel::Order;
+pub use error::Error;
+use plan::Plan;
+pub use process::{Executed, Stdio, WindowSize};
+
+/// The first argument of the program when it is to call [`child`] and end.
+pub const CHILD: &str = "container-child";
+
+/// What the program does that [`Runtime`] runs: it takes an order from standard input.
+pub fn child() -> ExitCode {
+    child::main()
 }
 
 /// Where a container is in its life.
@@ -89,6 +61,24 @@ pub enum State {
     Stopped,
 }
 
+impl State {
+    fn can_start(self) -> bool {
+        self == Self::Created
+    }
+
+    fn can_execute(self) -> bool {
+        self == Self::Running
+    }
+
+    fn can_pause(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+
+    fn can_delete(self) -> bool {
+        self == Self::Stopped
+    }
+}
+
 impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -100,58 +90,13 @@ impl std::fmt::Display for State {
     }
 }
 
-/// What a process has as standard input, output and error.
-#[derive(Debug)]
-pub enum Stdio {
-    /// These: ends of pipes, or /dev/null.
-    Descriptors {
-        /// Standard input.
-        stdin: OwnedFd,
-        /// Standard output.
-        stdout: OwnedFd,
-        /// Standard error.
-        stderr: OwnedFd,
-    },
-    /// A terminal of the container's own devpts, of this size. `process.terminal` says the same.
-    Terminal(WindowSize),
-}
-
-/// Size of a terminal, in characters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WindowSize {
-    /// Characters in a line; 0: not known.
-    pub columns: u16,
-    /// Lines; 0: not known.
-    pub rows: u16,
-}
-
-/// A process that was made, and with it the terminal it got.
+/// Something that was made, and the terminal it got.
 #[derive(Debug)]
 pub struct Made<T> {
     /// The container, or the process in it.
     pub what: T,
-    /// The terminal's master, where one was asked for.
+    /// The terminal's master, where one was asked for. It does not block.
     pub terminal: Option<OwnedFd>,
-}
-
-/// A process of a container, besides its first.
-#[derive(Debug)]
-pub struct Executed {
-    pid: u32,
-    pidfd: OwnedFd,
-}
-
-impl Executed {
-    /// Its number in the agent's pid namespace.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Sends a signal; 0 sends none. To a process that ended: no error.
-    pub fn signal(&self, _signal: i32) -> Result<(), Error> {
-        let _ = &self.pidfd;
-        Err(not_yet())
-    }
 }
 
 /// What makes containers.
@@ -174,19 +119,56 @@ impl Runtime {
         Self { program: program.into(), cgroups: cgroups.into() }
     }
 
-    /// Makes a container and its first process, which waits for the start.
-    pub fn create(&self, _id: &str, _spec: &Spec, _stdio: Stdio) -> Result<Made<Container>, Error> {
-        let _ = (&self.program, &self.cgroups);
-        Err(not_yet())
+    /// Makes a container and its first process, which waits for the start. `id` is a file's name.
+    pub fn create(&self, id: &str, spec: &Spec, stdio: Stdio) -> Result<Made<Container>, Error> {
+        if id.is_empty() || id.starts_with('.') || id.contains('/') {
+            return Err(Error::invalid("id", format!("{id:?} is no name of a container")));
+        }
+        let plan = Plan::of(id, spec, stdio.is_terminal())?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+        let group = Group::make(&self.cgroups, id, &resources)?;
+
+        let namespaces = plan.namespaces.all();
+        let process = plan.process.clone();
+        let order = Order::Create(Box::new(plan));
+        match process::make(&self.program, &order, &process, &[group.as_fd()], stdio) {
+            Ok(Made { what: first, terminal }) => {
+                let program = self.program.clone();
+                let phase = Phase::Created;
+                let container =
+                    Container { id: id.to_owned(), program, namespaces, process, group, first, phase };
+                Ok(Made { what: container, terminal })
+            }
+            Err(err) => {
+                // The error that made it useless is the one to tell; a group that is left is in nobody's way but
+                // that of the same name.
+                let _ = group.kill().and_then(|()| group.remove());
+                Err(err)
+            }
+        }
     }
+}
+
+/// What was asked of a container; what became of it, its first process tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Created,
+    Started,
+    Paused,
 }
 
 /// A container.
 #[derive(Debug)]
 pub struct Container {
     id: String,
-    pid: u32,
-    cgroup: PathBuf,
+    program: PathBuf,
+    /// CLONE_NEW* of those that further processes join.
+    namespaces: i32,
+    /// The first process, as others take after it.
+    process: plan::process::ProcessPlan,
+    group: Group,
+    first: process::Waiting,
+    phase: Phase,
 }
 
 impl Container {
@@ -197,159 +179,123 @@ impl Container {
 
     /// The number of its first process in the agent's pid namespace.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.first.process().pid()
     }
 
     /// Its group's directory.
     pub fn cgroup(&self) -> &Path {
-        &self.cgroup
+        self.group.path()
     }
 
     /// Where it is in its life, by what the kernel says of its first process.
     pub fn state(&self) -> State {
-        State::Stopped
+        match self.phase {
+            _ if self.first.process().has_ended() => State::Stopped,
+            Phase::Created => State::Created,
+            Phase::Started => State::Running,
+            Phase::Paused => State::Paused,
+        }
+    }
+
+    fn check(&self, action: &'static str, can: fn(State) -> bool) -> Result<(), Error> {
+        let state = self.state();
+        if can(state) { Ok(()) } else { Err(Error::State { id: self.id.clone(), action, state }) }
     }
 
     /// Lets the first process run the program. After an error the container is stopped.
     pub fn start(&mut self) -> Result<(), Error> {
-        Err(not_yet())
+        self.check("start", State::can_start)?;
+        self.phase = Phase::Started;
+        self.first.go()
     }
 
     /// Runs one more process.
-    pub fn exec(&self, _process: &Process, _stdio: Stdio) -> Result<Made<Executed>, Error> {
-        Err(not_yet())
+    pub fn exec(&self, process: &Process, stdio: Stdio) -> Result<Made<Executed>, Error> {
+        self.check("run a process in", State::can_execute)?;
+        let process = self.process.beside(process, stdio.is_terminal())?;
+        let namespaces = self.namespaces;
+        let order = Order::Execute { namespaces, process: Box::new(process.clone()) };
+        let descriptors = [self.group.as_fd(), self.first.process().as_fd()];
+        let Made { what: mut waiting, terminal } =
+            process::make(&self.program, &order, &process, &descriptors, stdio)?;
+        waiting.go()?;
+        Ok(Made { what: waiting.into_process(), terminal })
     }
 
     /// Sends the first process a signal; 0 sends none. To a process that ended: no error.
-    pub fn signal(&self, _signal: i32) -> Result<(), Error> {
-        Err(not_yet())
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        self.first.process().signal(signal)
     }
 
     /// Sends each process of the container a signal.
-    pub fn signal_all(&self, _signal: i32) -> Result<(), Error> {
-        Err(not_yet())
+    pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        if signal == libc::SIGKILL {
+            return self.group.kill();
+        }
+        for pid in self.group.processes()? {
+            match sys::open_process(pid).and_then(|process| sys::signal_process(process.as_fd(), signal)) {
+                // It ended meanwhile.
+                Err(err) if matches!(err.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {}
+                sent => sent.map_err(Error::at(format!("send signal {signal} to process {pid}")))?,
+            }
+        }
+        Ok(())
     }
 
     /// Freezes it. No error if it is paused.
     pub fn pause(&mut self) -> Result<(), Error> {
-        Err(not_yet())
+        self.check("pause", State::can_pause)?;
+        self.group.freeze(true)?;
+        self.phase = Phase::Paused;
+        Ok(())
     }
 
     /// Lets it go on. No error if it is running.
     pub fn resume(&mut self) -> Result<(), Error> {
-        Err(not_yet())
+        self.check("resume", State::can_pause)?;
+        self.group.freeze(false)?;
+        self.phase = Phase::Started;
+        Ok(())
     }
 
     /// Changes its limits: `linux.resources`; what is left out stays.
-    pub fn update(&self, _resources: &LinuxResources) -> Result<(), Error> {
-        Err(not_yet())
+    pub fn update(&mut self, resources: &LinuxResources) -> Result<(), Error> {
+        self.group.update(resources)
     }
 
     /// What it uses.
     pub fn stats(&self) -> Result<Stats, Error> {
-        Err(not_yet())
+        self.group.stats()
     }
 
     /// Its processes, by their numbers in the agent's pid namespace.
     pub fn processes(&self) -> Result<Vec<u32>, Error> {
-        Err(not_yet())
+        self.group.processes()
     }
 
     /// memory.events of its group, opened to be polled (POLLPRI says that it changed).
     pub fn memory_events(&self) -> Result<OwnedFd, Error> {
-        Err(not_yet())
+        self.group.memory_events()
     }
 
     /// How many processes the kernel ended because the memory limit was reached.
     pub fn out_of_memory_kills(&self) -> Result<u64, Error> {
-        Err(not_yet())
+        self.group.out_of_memory_kills()
     }
 
     /// Removes what is left of a stopped container; `force`: ends every process of it first. The value is of no
     /// use afterwards.
-    pub fn delete(&mut self, _force: bool) -> Result<(), Error> {
-        Err(not_yet())
+    pub fn delete(&mut self, force: bool) -> Result<(), Error> {
+        if !force {
+            self.check("delete", State::can_delete)?;
+        }
+        // Also where the first process has ended: without a pid namespace of its own it leaves others behind.
+        self.group.kill()?;
+        self.group.remove()
     }
 }
 
-/// What a container uses, from its group's files (Linux: Documentation/admin-guide/cgroup-v2.rst).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// cpu.stat
-    pub cpu: CpuStats,
-    /// memory.*
-    pub memory: MemoryStats,
-    /// pids.*
-    pub pids: PidsStats,
-    /// A line of io.stat each.
-    pub io: Vec<IoStats>,
-}
-
-/// cpu.stat, times in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named as the kernel names them")]
-pub struct CpuStats {
-    pub usage_us: u64,
-    pub user_us: u64,
-    pub system_us: u64,
-    pub periods: u64,
-    pub throttled_periods: u64,
-    pub throttled_us: u64,
-}
-
-/// memory.current, memory.max, memory.peak, memory.swap.current, memory.stat and memory.events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named as the kernel names them")]
-pub struct MemoryStats {
-    pub current_bytes: u64,
-    /// `None`: there is none.
-    pub limit_bytes: Option<u64>,
-    pub peak_bytes: u64,
-    pub swap_bytes: u64,
-    pub anon_bytes: u64,
-    pub file_bytes: u64,
-    pub inactive_file_bytes: u64,
-    pub kernel_bytes: u64,
-    pub page_faults: u64,
-    pub major_page_faults: u64,
-    pub oom_events: u64,
-    pub oom_kills: u64,
-}
-
-/// pids.current and pids.max.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PidsStats {
-    /// Processes and threads.
-    pub current: u64,
-    /// `None`: there is none.
-    pub limit: Option<u64>,
-}
-
-/// A line of io.stat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named as the kernel names them")]
-pub struct IoStats {
-    pub major: u32,
-    pub minor: u32,
-    pub read_bytes: u64,
-    pub written_bytes: u64,
-    pub reads: u64,
-    pub writes: u64,
-}
-
 /// Gives a terminal, by its master, a size.
-pub fn resize(_terminal: &OwnedFd, _size: WindowSize) -> Result<(), Error> {
-    Err(not_yet())
-}
-
-/// The first argument of the program when it is to call [`child`] and end.
-pub const CHILD: &str = "container-child";
-
-/// What the program does that [`Runtime`] runs: it takes an order from standard input.
-pub fn child() -> ExitCode {
-    ExitCode::FAILURE
-}
-
-fn not_yet() -> Error {
-    Error::Unsupported { field: "this call".to_owned(), reason: "it is being written" }
+pub fn resize(terminal: impl AsFd, size: WindowSize) -> io::Result<()> {
+    sys::set_window_size(terminal.as_fd(), size.columns, size.rows)
 }
