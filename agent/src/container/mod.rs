@@ -26,7 +26,6 @@ mod process;
 mod seccomp;
 mod sys;
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -296,6 +295,7 @@ impl Container {
 }
 
 /// Gives a terminal, by its master, a size.
-pub fn resize(terminal: impl AsFd, size: WindowSize) -> io::Result<()> {
+pub fn resize(terminal: impl AsFd, size: WindowSize) -> Result<(), Error> {
     sys::set_window_size(terminal.as_fd(), size.columns, size.rows)
+        .map_err(Error::at("set the size of the terminal"))
 }

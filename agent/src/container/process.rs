@@ -133,7 +133,7 @@ pub fn make(
     let finish = || {
         set_limits(&made, &process.limits)?;
         if let (Some(terminal), Stdio::Terminal(size)) = (&terminal, &stdio) {
-            super::resize(terminal, *size).map_err(Error::at("set the size of the terminal"))?;
+            super::resize(terminal, *size)?;
         }
         Ok(())
     };

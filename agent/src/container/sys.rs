@@ -41,7 +41,7 @@ pub fn fork_beside(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<For
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain old data, for which all zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags | (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
+    args.flags = flags | u64::from((libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned());
     args.pidfd = (&raw mut pidfd).addr() as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= INTO_GROUP;
@@ -390,10 +390,29 @@ pub fn set_domain_name(name: &str) -> io::Result<()> {
     done(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())
 }
 
-/// Has SIGPIPE end the process again: Rust's start-up code ignores it, and exec keeps that.
-pub fn restore_sigpipe() {
-    // SAFETY: SIG_DFL is no function of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+/// `struct sigaction` of rt_sigaction(2), with nothing in it: the default action.
+#[repr(C)]
+struct DefaultAction {
+    handler: u64,
+    flags: u64,
+    restorer: u64,
+    mask: u64,
+}
+
+/// Signals that are ignored when a program of ours starts, and that exec would leave so: Rust's start-up code ignores
+/// SIGPIPE, glibc's posix_spawn the two of its threads.
+const IGNORED: [c_int; 3] = [libc::SIGPIPE, 32, 33];
+
+/// Gives ignored signals their default action. By the system call: glibc keeps its own signals to itself.
+pub fn restore_signals() -> io::Result<()> {
+    let action = DefaultAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    let none = std::ptr::null_mut::<DefaultAction>();
+    for signal in IGNORED {
+        // SAFETY: the action is laid out as the kernel's, its mask has the size that is given, and a null old action
+        // is allowed.
+        done(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, 8) })?;
+    }
+    Ok(())
 }
 
 /// The pidfd of a process that this one has not reaped yet.

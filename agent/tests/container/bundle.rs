@@ -1,8 +1,7 @@
 //! A container under test: its root file system, its specification, and what it says.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,7 +33,7 @@ pub fn new_id() -> String {
 
 /// A root file system and a specification, to be changed before it is run.
 pub struct Bundle {
-    pub directory: TempDir,
+    directory: TempDir,
     pub spec: Value,
 }
 
@@ -266,9 +265,4 @@ impl Running {
 /// A shell's script, as a process of a container.
 pub fn shell(script: &str) -> Value {
     json!({"args": ["sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]})
-}
-
-/// A file that is there, for what has to be one.
-pub fn file(path: &Path) -> OwnedFd {
-    File::open(path).unwrap().into()
 }

@@ -7,3 +7,5 @@
 
 mod bundle;
 mod life;
+mod process;
+mod root;

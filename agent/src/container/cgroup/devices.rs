@@ -90,17 +90,12 @@ fn of_specification(rule: &LinuxDeviceCgroup) -> Result<Rule, Error> {
             u32::try_from(number).map(Some).map_err(invalid)
         }
     };
-    let letters = rule.access().as_deref().unwrap_or("rwm").chars();
-    let access = letters.fold(Some(0), |access, letter| {
-        Some(
-            access?
-                | match letter {
-                    'r' => READ,
-                    'w' => WRITE,
-                    'm' => MAKE,
-                    _ => return None,
-                },
-        )
+    let mut letters = rule.access().as_deref().unwrap_or("rwm").chars();
+    let access = letters.try_fold(0, |access, letter| match letter {
+        'r' => Some(access | READ),
+        'w' => Some(access | WRITE),
+        'm' => Some(access | MAKE),
+        _ => None,
     });
     let Some(access) = access else {
         return Err(Error::invalid(field, "access is of the letters r, w and m"));

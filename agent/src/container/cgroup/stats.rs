@@ -130,7 +130,7 @@ fn cpu(stat: &str) -> CpuStats {
     }
 }
 
-fn memory(read: impl Fn(&str) -> io::Result<String>) -> io::Result<MemoryStats> {
+fn memory(read: &impl Fn(&str) -> io::Result<String>) -> io::Result<MemoryStats> {
     let (stat, events) = (read("memory.stat")?, read("memory.events")?);
     let of = |file: &str| Ok::<_, io::Error>(number(&read(file)?));
     Ok(MemoryStats {

@@ -209,6 +209,6 @@ fn set_names(plan: &Plan) -> Result<(), Failure> {
 /// Whether the container's /dev is one of the guest's, in which nothing is made.
 fn brings_devices(plan: &Plan) -> bool {
     use crate::container::plan::mounts::Source;
-    let of_dev = plan.mounts.iter().filter(|mount| mount.target == Path::new("/dev"));
-    of_dev.last().is_some_and(|mount| matches!(mount.source, Source::Bind { .. }))
+    let mut of_dev = plan.mounts.iter().filter(|mount| mount.target == Path::new("/dev"));
+    of_dev.next_back().is_some_and(|mount| matches!(mount.source, Source::Bind { .. }))
 }

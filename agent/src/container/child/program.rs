@@ -109,7 +109,7 @@ fn take_streams(streams: &Streams, process: &ProcessPlan) -> Result<(), Failure>
 
 /// Becomes the user, with what the user may do.
 fn become_user(process: &ProcessPlan) -> Result<(), Failure> {
-    sys::restore_sigpipe();
+    sys::restore_signals().map_err(Failure::at("give signals their default action"))?;
     SigSet::empty().thread_set_mask().map_err(Failure::at("let signals in"))?;
     umask(process.umask.map_or(UMASK, Mode::from_bits_retain));
     if let Some(personality) = process.personality {
