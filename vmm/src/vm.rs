@@ -25,6 +25,7 @@ use crate::devices::pvpanic::{self, PvPanic};
 use crate::devices::serial::{self, Serial};
 use crate::devices::virtio::balloon::{Balloon, BalloonControl};
 use crate::devices::virtio::block::{Block, BlockError};
+use crate::devices::virtio::fs::{self, Fs, FsError};
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::devices::virtio::net::{Net, NetError};
 use crate::devices::virtio::rng::Rng;
@@ -78,6 +79,9 @@ pub enum BuildError {
     /// A disk cannot be used.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// A directory cannot be shared.
+    #[error(transparent)]
+    Fs(#[from] FsError),
     /// The socket device cannot be made.
     #[error(transparent)]
     Vsock(#[from] VsockError),
@@ -151,6 +155,13 @@ fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
     let balloon_control = balloon.as_ref().map(Balloon::control);
     for disk in &config.disks {
         devices.push(Box::new(Block::open(disk)?));
+    }
+    if !config.shares.is_empty() {
+        let descriptors = fs::open::descriptors(config.shares.len())
+            .map_err(BuildError::host("raise the limit of open files"))?;
+        for share in &config.shares {
+            devices.push(Box::new(Fs::open(share, descriptors)?));
+        }
     }
     for net in &config.nets {
         devices.push(Box::new(Net::open(net)?));
@@ -311,6 +322,7 @@ const fn thread_kind(device: DeviceKind) -> ThreadKind {
         DeviceKind::Rng => ThreadKind::Rng,
         DeviceKind::Balloon => ThreadKind::Balloon,
         DeviceKind::Vsock => ThreadKind::Vsock,
+        DeviceKind::Fs => ThreadKind::Fs,
     }
 }
 

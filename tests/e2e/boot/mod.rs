@@ -12,6 +12,7 @@ mod platform;
 mod refusals;
 mod reports;
 mod run;
+mod shares;
 mod sizes;
 mod terminal;
 

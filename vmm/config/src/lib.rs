@@ -9,13 +9,15 @@ mod limits;
 mod machine;
 mod network;
 mod options;
+mod share;
 mod storage;
 mod units;
 
 pub use control::Control;
-pub use limits::{ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MIN_MEMORY};
+pub use limits::{ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MAX_TAG, MIN_MEMORY};
 pub use machine::{Balloon, Console, Kernel, VmConfig};
 pub use network::{MacAddress, Net, Tap, Vsock};
 pub use options::OptionError;
+pub use share::{CachePolicy, Share};
 pub use storage::{Disk, IoEngine};
 pub use units::{MemorySize, UnitError};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Console, Control, MemorySize, Tap, VmConfig};
+use crate::{Console, Control, MemorySize, Share, Tap, VmConfig};
 
 /// Most virtual CPUs of a machine.
 pub const MAX_CPUS: u8 = 32;
@@ -19,6 +19,8 @@ pub const MAX_DEVICES: usize = 19;
 pub const MAX_CMDLINE: usize = 2047;
 /// Longest serial number of a disk, in bytes (virtio 1.2, section 5.2.6).
 const MAX_DISK_ID: usize = 20;
+/// Longest tag of a share, in bytes (virtio 1.2, section 5.11.4).
+pub const MAX_TAG: usize = 36;
 /// Longest name of a network interface, in bytes (IFNAMSIZ without the closing zero).
 const MAX_TAP_NAME: usize = 15;
 /// Longest path of the vsock socket: sun_path holds 108 bytes, `_<port>` takes up to 11 and the end one.
@@ -53,6 +55,14 @@ pub enum ConfigError {
     /// A serial number that does not fit.
     #[error("disk id '{0}' must be 1 to {MAX_DISK_ID} printable ASCII characters")]
     DiskId(String),
+    /// A tag that the guest could not name.
+    #[error(
+        "tag '{0}' of a share must be 1 to {MAX_TAG} bytes without spaces, commas and control characters"
+    )]
+    Tag(String),
+    /// A tag used by two shares.
+    #[error("the tag '{0}' is given to two shares")]
+    TagTwice(String),
     /// A name that no interface can have.
     #[error("tap name '{0}' must be 1 to {MAX_TAP_NAME} bytes without '/' and spaces")]
     TapName(String),
@@ -101,6 +111,7 @@ impl VmConfig {
         self.validate_control()?;
         validate_cmdline(&self.kernel.cmdline)?;
         self.validate_disks()?;
+        self.validate_shares()?;
         self.validate_nets()?;
         self.validate_vsock()
     }
@@ -108,7 +119,10 @@ impl VmConfig {
     /// How many virtio devices the machine has.
     pub fn device_count(&self) -> usize {
         let single = [self.vsock.is_some(), self.balloon.is_some(), self.rng];
-        self.disks.len() + self.nets.len() + single.into_iter().filter(|there| *there).count()
+        self.disks.len()
+            + self.shares.len()
+            + self.nets.len()
+            + single.into_iter().filter(|there| *there).count()
     }
 
     fn validate_control(&self) -> Result<(), ConfigError> {
@@ -134,6 +148,21 @@ impl VmConfig {
             (1..=MAX_DISK_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
         };
         ids.find(|id| !fits(id)).map_or(Ok(()), |id| Err(ConfigError::DiskId(id.clone())))
+    }
+
+    fn validate_shares(&self) -> Result<(), ConfigError> {
+        let mut taken = HashSet::new();
+        for Share { tag, .. } in &self.shares {
+            let odd =
+                |character: char| character == ',' || character.is_whitespace() || character.is_control();
+            if !(1..=MAX_TAG).contains(&tag.len()) || tag.contains(odd) {
+                return Err(ConfigError::Tag(tag.clone()));
+            }
+            if !taken.insert(tag) {
+                return Err(ConfigError::TagTwice(tag.clone()));
+            }
+        }
+        Ok(())
     }
 
     fn validate_nets(&self) -> Result<(), ConfigError> {
@@ -235,6 +264,16 @@ mod tests {
         assert_eq!(twice.validate(), Err(ConfigError::TapTwice("tap 't'".into())));
         let twice = machine(|machine| machine.nets = vec!["fd=5".parse().expect("a card"); 2]);
         assert_eq!(twice.validate(), Err(ConfigError::TapTwice("descriptor 5".into())));
+
+        let share = |tag: &str, count| {
+            let share = format!("/srv,tag={tag}").parse().expect("a share");
+            machine(|machine| machine.shares = vec![share; count]).validate()
+        };
+        assert_eq!(share(&"t".repeat(36), 1), Ok(()));
+        assert_eq!(share(&"t".repeat(37), 1), Err(ConfigError::Tag("t".repeat(37))));
+        assert_eq!(share("a b", 1), Err(ConfigError::Tag("a b".into())));
+        assert_eq!(share("data", 2), Err(ConfigError::TagTwice("data".into())));
+        assert_eq!(share("data", 18), Err(ConfigError::Devices(20)));
 
         let vsock = |text: &str| machine(|machine| machine.vsock = text.parse().ok()).validate();
         assert_eq!(vsock("/s,cid=2"), Err(ConfigError::Cid(2)));

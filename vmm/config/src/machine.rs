@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{OptionError, flag, pairs, value};
-use crate::{Control, Disk, MemorySize, Net, Vsock};
+use crate::{Control, Disk, MemorySize, Net, Share, Vsock};
 
 /// A virtual machine. Every field has a default: an empty object is a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct VmConfig {
     pub memory: MemorySize,
     /// Block devices, in the order the guest numbers them.
     pub disks: Vec<Disk>,
+    /// Directories of the host, by their tags.
+    pub shares: Vec<Share>,
     /// Network cards, in the order the guest numbers them.
     pub nets: Vec<Net>,
     /// The socket device.
@@ -85,6 +87,7 @@ impl Default for VmConfig {
             cpus: 1,
             memory: MemorySize::from_mib(128),
             disks: Vec::new(),
+            shares: Vec::new(),
             nets: Vec::new(),
             vsock: None,
             balloon: Some(Balloon::default()),
@@ -156,6 +159,7 @@ mod tests {
         let mut machine =
             VmConfig { cpus: 4, console: Console::File("/tmp/log".into()), ..Default::default() };
         machine.disks.push("/images/a,ro".parse().expect("it parses"));
+        machine.shares.push("/srv,tag=data".parse().expect("it parses"));
         machine.nets.push("fd=5,mac=52:54:00:00:00:01".parse().expect("it parses"));
         machine.vsock = Some("/run/v.sock".parse().expect("it parses"));
         let text = serde_json::to_string(&machine).expect("it is written");
@@ -168,6 +172,7 @@ mod tests {
             r#"{"cpu": 2}"#,
             r#"{"kernel": {"path": "x"}}"#,
             r#"{"disks": [{"path": "x", "readonly": true}]}"#,
+            r#"{"shares": [{"path": "x", "tag": "t", "ro": true}]}"#,
             r#"{"nets": [{"tap": {"name": "t"}, "speed": 1}]}"#,
             r#"{"balloon": {"pages": 1}}"#,
             r#"{"vsock": {"socket": "x", "port": 1}}"#,

@@ -7,6 +7,7 @@ use crate::arch::native::regs::RegsError;
 use crate::boot::{FileKind, InitrdError, KernelError, OpenError};
 use crate::cli::merge::MergeError;
 use crate::devices::virtio::block::BlockError;
+use crate::devices::virtio::fs::FsError;
 use crate::devices::virtio::net::NetError;
 use crate::devices::virtio::vsock::VsockError;
 use crate::doctor::Verdict;
@@ -61,6 +62,9 @@ statuses! {
     NotADisk = 54, "a disk is a directory, or something else that is no disk";
     DiskPermission = 55, "no permission to open a disk";
     DiskFailed = 56, "a disk cannot be opened or used for another reason";
+    ShareMissing = 57, "a directory to share does not exist";
+    NotAShare = 58, "what is to be shared is no directory";
+    ShareFailed = 59, "a directory cannot be shared for another reason";
     NetMissing = 60, "a tap does not exist";
     NetTaken = 61, "a tap is in use already";
     NetPermission = 62, "no permission to use a tap, or the host has none";
@@ -151,6 +155,9 @@ pub fn of_build(error: &BuildError) -> Status {
             Verdict::CanRun | Verdict::BrokenKvm => Status::KvmBroken,
         },
         BuildError::Block(error) => of_block(error),
+        BuildError::Fs(FsError::Missing(_)) => Status::ShareMissing,
+        BuildError::Fs(FsError::NotADirectory(_)) => Status::NotAShare,
+        BuildError::Fs(FsError::Permission(_) | FsError::Io { .. }) => Status::ShareFailed,
         BuildError::Net(error) => of_net(error),
         BuildError::Vsock(VsockError::Exists(_)) => Status::VsockTaken,
         BuildError::Vsock(VsockError::Listen { .. }) => Status::VsockFailed,

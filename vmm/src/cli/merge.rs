@@ -1,13 +1,13 @@
 //! From the words of the command line to a [`VmConfig`]: the configuration file first, flags over it.
 //!
-//! A flag replaces what the file says; `--disk` and `--net` add to it.
+//! A flag replaces what the file says; `--disk`, `--share` and `--net` add to it.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
-use rvm_config::{Balloon, Console, Control, Disk, MAX_CPUS, MemorySize, Net, VmConfig, Vsock};
+use rvm_config::{Balloon, Console, Control, Disk, MAX_CPUS, MemorySize, Net, Share, VmConfig, Vsock};
 
 /// The flags of `rvm boot`.
 #[derive(Args, Debug, Default)]
@@ -37,6 +37,9 @@ pub struct BootArgs {
     /// Disk: PATH[,ro][,id=NAME][,engine=auto|io-uring|sync]; may be repeated
     #[arg(long = "disk", value_name = "DISK")]
     disks: Vec<Disk>,
+    /// Shared directory: PATH,tag=NAME[,ro][,cache=auto|never]; may be repeated
+    #[arg(long = "share", value_name = "SHARE")]
+    shares: Vec<Share>,
     /// Network card: TAP[,mac=ADDRESS][,mtu=N][,offload=off], or fd=N instead of TAP; may be repeated
     #[arg(long = "net", value_name = "NET")]
     nets: Vec<Net>,
@@ -128,6 +131,7 @@ impl BootArgs {
         machine.cpus = self.cpus.unwrap_or(machine.cpus);
         machine.memory = self.memory.unwrap_or(machine.memory);
         machine.disks.extend_from_slice(&self.disks);
+        machine.shares.extend_from_slice(&self.shares);
         machine.nets.extend_from_slice(&self.nets);
         machine.vsock = self.vsock.clone().or(machine.vsock);
         machine.balloon = self.balloon.clone().or(machine.balloon).filter(|_| !self.no_balloon);
@@ -228,14 +232,15 @@ mod tests {
 
     #[test]
     fn every_flag_reaches_the_machine() {
-        let line = "--kernel k --initrd i --bare-cmdline --cpus 2 -m 1G --disk a,ro --disk b --net tap0 --vsock s \
-                    --balloon 16M --no-rng --console none --control fd=9 --no-seccomp -- sh -c ls";
+        let line = "--kernel k --initrd i --bare-cmdline --cpus 2 -m 1G --disk a,ro --disk b --share d,tag=t --net tap0 \
+                    --vsock s --balloon 16M --no-rng --console none --control fd=9 --no-seccomp -- sh -c ls";
         let machine = args(line).machine().unwrap();
         let expected: VmConfig = serde_json::from_str(
             r#"{"kernel": {"image": "k", "initrd": "i", "bare_cmdline": true, "cmdline": "-- sh -c ls"}, "cpus": 2,
                 "memory": "1G", "disks": [{"path": "a", "read_only": true}, {"path": "b"}],
-                "nets": [{"tap": {"name": "tap0"}}], "vsock": {"socket": "s"}, "balloon": {"size": 16},
-                "rng": false, "console": "none", "control": {"fd": 9}, "seccomp": false}"#,
+                "shares": [{"path": "d", "tag": "t"}], "nets": [{"tap": {"name": "tap0"}}],
+                "vsock": {"socket": "s"}, "balloon": {"size": 16}, "rng": false, "console": "none",
+                "control": {"fd": 9}, "seccomp": false}"#,
         )
         .unwrap();
         assert_eq!(machine, expected);

@@ -2,7 +2,8 @@
 //!
 //! A thread that holds hostile input is confined to what its work needs. A call outside of that ends the process
 //! with status [`VIOLATION`] and a line that names thread and call: it is either an attack or a bug of ours.
-//! Memory can never be made executable, and no thread can open a file or start a program.
+//! Memory can never be made executable, and no thread can start a program, or open a file, but for the one that
+//! serves a shared directory.
 
 #![allow(
     unsafe_code,
@@ -40,6 +41,8 @@ pub enum ThreadKind {
     Balloon,
     /// Serves the socket device.
     Vsock,
+    /// Serves a shared directory.
+    Fs,
 }
 
 /// A call by its number, and what its arguments must be.
@@ -153,6 +156,48 @@ const VSOCK: &[Call] = &[
     With(libc::SYS_ioctl, 1, libc::FIONBIO),
 ];
 
+/// Files of a shared directory. Descriptors are positive: AT_FDCWD, from where a path would be walked, is not. A
+/// filter does not see the paths; those that the thread gives are single names.
+const FS: &[Call] = &[
+    With(libc::SYS_unshare, 0, libc::CLONE_FS as u64),
+    Any(libc::SYS_fchdir),
+    Without(libc::SYS_openat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_statx, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_mkdirat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_mknodat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_symlinkat, 1, NO_DESCRIPTOR),
+    Without(libc::SYS_linkat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_unlinkat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_renameat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_renameat2, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_readlinkat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_fchownat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_fchmodat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_utimensat, 0, NO_DESCRIPTOR),
+    Any(libc::SYS_umask),
+    Any(libc::SYS_fchmod),
+    Any(libc::SYS_ftruncate),
+    Any(libc::SYS_fstatfs),
+    Any(libc::SYS_preadv2),
+    Any(libc::SYS_pwritev2),
+    Any(libc::SYS_lseek),
+    Any(libc::SYS_fallocate),
+    Any(libc::SYS_copy_file_range),
+    With(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u64),
+    // Rust's own check, in a debug build, of a descriptor that is closed.
+    With(libc::SYS_fcntl, 1, libc::F_GETFD as u64),
+    Any(libc::SYS_fsync),
+    Any(libc::SYS_fdatasync),
+    Any(libc::SYS_syncfs),
+    Any(libc::SYS_getdents64),
+    Any(libc::SYS_getxattr),
+    Any(libc::SYS_setxattr),
+    Any(libc::SYS_listxattr),
+    Any(libc::SYS_removexattr),
+];
+/// The sign of a descriptor.
+const NO_DESCRIPTOR: u64 = 1 << 31;
+
 impl ThreadKind {
     fn calls(self) -> impl Iterator<Item = Call> {
         let (own, worker) = match self {
@@ -161,6 +206,7 @@ impl ThreadKind {
             Self::Net => (NET, WORKER),
             Self::Block => (BLOCK, WORKER),
             Self::Vsock => (VSOCK, WORKER),
+            Self::Fs => (FS, WORKER),
             Self::Rng | Self::Balloon => (&[][..], WORKER),
         };
         COMMON.iter().chain(worker).chain(own).copied()
@@ -253,7 +299,7 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
 mod tests {
     use super::*;
 
-    const KINDS: [ThreadKind; 7] = [
+    const KINDS: [ThreadKind; 8] = [
         ThreadKind::Main,
         ThreadKind::Vcpu,
         ThreadKind::Net,
@@ -261,16 +307,20 @@ mod tests {
         ThreadKind::Rng,
         ThreadKind::Balloon,
         ThreadKind::Vsock,
+        ThreadKind::Fs,
     ];
 
     #[test]
-    fn no_thread_may_open_files_or_start_programs() {
-        let never = [libc::SYS_open, libc::SYS_openat, libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace];
+    fn no_thread_may_start_programs_or_walk_to_a_file_from_its_working_directory() {
+        let never = [libc::SYS_open, libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace, libc::SYS_openat2];
         for kind in KINDS {
-            let mut numbers = kind.calls().map(|call| match call {
-                Any(number) | With(number, ..) | Without(number, ..) => number,
-            });
-            assert!(!numbers.any(|number| never.contains(&number)), "{kind:?}");
+            for call in kind.calls() {
+                let (Any(number) | With(number, ..) | Without(number, ..)) = call;
+                assert!(!never.contains(&number), "{kind:?}");
+                // One thread opens files: those below a directory that it has open.
+                let below = matches!(call, Without(_, 0, NO_DESCRIPTOR)) && kind == ThreadKind::Fs;
+                assert!(number != libc::SYS_openat || below, "{kind:?}");
+            }
         }
     }
 

@@ -54,8 +54,8 @@ fn an_unknown_field() {
     refuses(
         "{\n \"cpu\": 2}",
         72,
-        "unknown field `cpu`, expected one of `kernel`, `cpus`, `memory`, `disks`, `nets`, `vsock`, `balloon`, `rng`, \
-         `console`, `seccomp`, `control` at line 2 column 6",
+        "unknown field `cpu`, expected one of `kernel`, `cpus`, `memory`, `disks`, `shares`, `nets`, `vsock`, `balloon`, \
+         `rng`, `console`, `seccomp`, `control` at line 2 column 6",
     );
 }
 

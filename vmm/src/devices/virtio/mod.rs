@@ -15,6 +15,7 @@ pub mod balloon;
 pub mod block;
 pub mod buffers;
 pub mod config_space;
+pub mod fs;
 pub mod interrupt;
 pub mod mmio;
 pub mod net;
@@ -50,6 +51,8 @@ pub enum DeviceKind {
     Balloon = 5,
     /// Socket device (5.10).
     Vsock = 19,
+    /// File system device (5.11).
+    Fs = 26,
 }
 
 impl DeviceKind {
@@ -61,6 +64,7 @@ impl DeviceKind {
             Self::Rng => "rng",
             Self::Balloon => "balloon",
             Self::Vsock => "vsock",
+            Self::Fs => "fs",
         }
     }
 }
