@@ -1,6 +1,7 @@
 //! A descriptor that does not block, for the runtime to read and write: a vsock connection, a pipe, the master
 //! of a pty. Who connects is decided in `listen`.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,14 +29,22 @@ impl Descriptor {
         Ok(Self(sys::asynchronous(fd)?))
     }
 
-    /// Reads what there is, like read(2) with O_NONBLOCK.
-    pub fn try_read(&self, buffer: &mut [u8]) -> nix::Result<usize> {
-        nix::unistd::read(&self.0, buffer)
+    /// Waits for bytes and hands them to `take`, without any at the end.
+    pub async fn read_with<T>(&self, mut take: impl FnMut(&[u8]) -> T) -> io::Result<T> {
+        self.0.async_io(Interest::READABLE, |fd| Ok(read_with(fd, &mut take)?)).await
     }
 
-    /// Reads at least a byte; 0 at the end.
-    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.async_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, buffer)?)).await
+    /// The same with the bytes that are there now, or EAGAIN.
+    pub fn try_read_with<T>(&self, mut take: impl FnMut(&[u8]) -> T) -> nix::Result<T> {
+        read_with(self.0.get_ref(), &mut take)
+    }
+
+    /// Writes as much as goes now, which may be nothing.
+    pub fn try_write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        match nix::unistd::write(&self.0, bytes) {
+            Err(Errno::EAGAIN) => Ok(0),
+            result => result,
+        }
     }
 
     /// Waits until a file that can always be read says that it has changed, as those of cgroups do.
@@ -62,6 +71,22 @@ impl Descriptor {
         };
         Ok(socket::shutdown(self.0.as_raw_fd(), how)?)
     }
+}
+
+/// Reads into a buffer that all descriptors share, so that one that is idle has none of its own.
+fn read_with<T>(fd: &OwnedFd, take: &mut impl FnMut(&[u8]) -> T) -> nix::Result<T> {
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(BUFFER_BYTES, 0);
+        let length = nix::unistd::read(fd, buffer)?;
+        Ok(take(buffer.get(..length).unwrap_or_default()))
+    })
+}
+
+/// The capacity of a pipe.
+const BUFFER_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl AsFd for Descriptor {

@@ -1,9 +1,9 @@
 //! Standard streams of processes: what their pipes and terminals are to be, and the copying between those and the
 //! streams that the host opened.
 //!
-//! Each direction is a task of its own with one buffer: who does not read stops who writes to it, and nobody else. The
-//! end of a direction goes on to the other side: the host's half-close is the end of a process's standard
-//! input; the end of its output closes the host's stream.
+//! Each direction is a task of its own: who does not read stops who writes to it, and nobody else. The end of a
+//! direction goes on to the other side: the host's half-close is the end of a process's standard input; the
+//! end of its output closes the host's stream.
 //!
 //! When a process has ended, what it wrote is there to be read: it is copied to the last byte, and then the stream is
 //! closed, even if others still have the pipe.
@@ -21,8 +21,6 @@ use rvm_agent::container::Stdio;
 use crate::descriptor::Descriptor;
 use crate::reaper::Ending;
 
-/// What is copied at a time: the capacity of a pipe.
-const BUFFER: usize = 64 << 10;
 /// The most that a process can have left in a pipe when it ended: what a pipe can be made to hold by who has no
 /// privilege (/proc/sys/fs/pipe-max-size). Others that still write are not waited for any longer.
 const LEFT_BEHIND: usize = 1 << 20;
@@ -110,39 +108,59 @@ async fn until_ended(mut ending: Ending, work: impl Future<Output = ()>) {
     }
 }
 
+/// What became of some bytes.
+enum Moved {
+    /// They were written but for these.
+    But(Vec<u8>),
+    /// There were none: the end.
+    End,
+    /// Nobody takes them.
+    Refused,
+}
+
+/// Writes what goes now.
+fn pass_on(bytes: &[u8], to: &Descriptor) -> Moved {
+    if bytes.is_empty() {
+        return Moved::End;
+    }
+    match to.try_write(bytes) {
+        Ok(written) => Moved::But(bytes.get(written..).unwrap_or_default().to_vec()),
+        Err(_) => Moved::Refused,
+    }
+}
+
+/// Writes what did not go at once; `false` when there is no more to come, or the other side takes no more.
+async fn finish(moved: io::Result<Moved>, to: &Descriptor) -> bool {
+    match moved {
+        Ok(Moved::But(rest)) => to.write_all(&rest).await.is_ok(),
+        // A master whose terminal nobody has open gives an error (EIO), which is its end.
+        Ok(Moved::End | Moved::Refused) | Err(_) => false,
+    }
+}
+
 /// From the host to a process, until the host has no more or the process takes no more.
 async fn carry_in(host: &Descriptor, process: &Descriptor) {
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(length @ 1..) = host.read(&mut buffer).await {
-        if process.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
-            return;
-        }
-    }
+    while finish(host.read_with(|bytes| pass_on(bytes, process)).await, process).await {}
 }
 
 /// From a process to the host, until there is no more or the host takes no more.
 async fn carry_out(process: &Descriptor, host: &Descriptor, mut ending: Ending) {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let read = tokio::select! {
+    let mut more = true;
+    while more {
+        let moved = tokio::select! {
             biased;
             _ = ending.wait() => break,
-            read = process.read(&mut buffer) => read,
+            moved = process.read_with(|bytes| pass_on(bytes, host)) => moved,
         };
-        // A master whose terminal nobody has open gives an error (EIO), which is its end.
-        let Ok(length @ 1..) = read else { break };
-        if host.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
-            return;
-        }
+        more = finish(moved, host).await;
     }
     let mut left = LEFT_BEHIND;
-    while let Ok(length @ 1..) = process.try_read(&mut buffer)
-        && left > 0
-    {
-        left = left.saturating_sub(length);
-        if host.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
-            return;
-        }
+    while more && left > 0 {
+        let moved = process.try_read_with(|bytes| {
+            left = left.saturating_sub(bytes.len());
+            pass_on(bytes, host)
+        });
+        more = finish(moved.map_err(io::Error::from), host).await;
     }
     // Fails where the host has closed it already.
     let _ = host.shutdown(Shutdown::Write);
@@ -150,6 +168,160 @@ async fn carry_out(process: &Descriptor, host: &Descriptor, mut ending: Ending) 
 
 /// Reads to the end, for nobody.
 async fn discard(process: &Descriptor) {
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(1..) = process.read(&mut buffer).await {}
+    while let Ok(true) = process.read_with(|bytes| !bytes.is_empty()).await {}
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::{Streams, connect_pipes, connect_terminal, pipes};
+    use crate::descriptor::Descriptor;
+    use crate::init_tests::beside_reaper;
+    use crate::reaper::{Ending, Reaper};
+    use crate::sys;
+    use nix::pty::openpty;
+    use rvm_agent::container::Stdio;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+    use tokio::io::AsyncReadExt;
+
+    /// The host's end of a stream, and the agent's.
+    fn stream() -> (Descriptor, Descriptor) {
+        let (host, agent) = UnixStream::pair().unwrap();
+        (Descriptor::new(host.into()).unwrap(), Descriptor::new(agent.into()).unwrap())
+    }
+
+    /// A shell with these streams.
+    fn shell(reaper: &Reaper, script: &str, streams: Streams) -> Ending {
+        let (stdio, ends) = pipes(&streams).unwrap();
+        let Stdio::Descriptors { stdin, stdout, stderr } = stdio else { panic!("these are pipes") };
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(stdin).stdout(stdout).stderr(stderr);
+        sys::in_own_group(&mut command, false);
+        let ending = reaper.watch(command.spawn().unwrap().id());
+        connect_pipes(ends, streams, &ending).unwrap();
+        ending
+    }
+
+    /// All that comes.
+    async fn read_all(mut host: Descriptor) -> Vec<u8> {
+        let mut all = Vec::new();
+        host.read_to_end(&mut all).await.unwrap();
+        all
+    }
+
+    #[test]
+    fn output_comes_to_its_last_byte_however_late_the_host_reads() {
+        let code = beside_reaper(|reaper| async move {
+            let ((host, stdout), (errors, stderr)) = (stream(), stream());
+            let streams = Streams { stdin: None, stdout: Some(stdout), stderr: Some(stderr) };
+            // The last 60 kB fit in a pipe: the process has ended before they are read.
+            let script = "head -c 1000000 /dev/zero; echo last; echo error >&2; exit 3";
+            let mut ending = shell(&reaper, script, streams);
+            let all = read_all(host).await;
+            assert_eq!((all.len(), &all[1_000_000..]), (1_000_005, &b"last\n"[..]));
+            assert_eq!(read_all(errors).await, b"error\n");
+            ending.wait().await.code
+        });
+        assert_eq!(code, 3);
+    }
+
+    #[test]
+    fn what_a_process_left_in_its_pipe_is_not_lost_when_it_has_ended() {
+        let code = beside_reaper(|reaper| async move {
+            let (host, stdout) = stream();
+            let mut ending = shell(
+                &reaper,
+                "head -c 60000 /dev/zero",
+                Streams { stdout: Some(stdout), ..Streams::default() },
+            );
+            ending.wait().await;
+            assert_eq!(read_all(host).await.len(), 60_000);
+            0
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn the_hosts_half_close_is_the_end_of_standard_input() {
+        let code = beside_reaper(|reaper| async move {
+            let ((input, stdin), (host, stdout)) = (stream(), stream());
+            let streams = Streams { stdin: Some(stdin), stdout: Some(stdout), stderr: None };
+            let mut ending = shell(&reaper, "cat; exit 4", streams);
+            input.write_all(b"through").await.unwrap();
+            input.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(host).await, b"through");
+            ending.wait().await.code
+        });
+        assert_eq!(code, 4);
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_stops_nobody_but_its_own_process() {
+        let code = beside_reaper(|reaper| async move {
+            let ((idle, flooded), (host, stdout)) = (stream(), stream());
+            let flood = Streams { stdout: Some(flooded), ..Streams::default() };
+            let flooding = shell(&reaper, "exec cat /dev/zero", flood);
+            let other = Streams { stdout: Some(stdout), ..Streams::default() };
+            let mut ending = shell(&reaper, "seq 100000 | tail -n 1; exit 5", other);
+            assert_eq!(read_all(host).await, b"100000\n");
+            let code = ending.wait().await.code;
+            assert_eq!(flooding.now(), None);
+            drop(idle);
+            code
+        });
+        assert_eq!(code, 5);
+    }
+
+    #[test]
+    fn a_process_whose_output_nobody_takes_is_told_by_a_signal() {
+        let code = beside_reaper(|reaper| async move {
+            let (host, stdout) = stream();
+            let streams = Streams { stdout: Some(stdout), ..Streams::default() };
+            let mut ending = shell(&reaper, "exec cat /dev/zero", streams);
+            drop(host);
+            ending.wait().await.code
+        });
+        assert_eq!(code, 128 + 13);
+    }
+
+    #[test]
+    fn the_stream_ends_with_the_process_whoever_else_has_the_pipe() {
+        let code = beside_reaper(|reaper| async move {
+            let (host, stdout) = stream();
+            let streams = Streams { stdout: Some(stdout), ..Streams::default() };
+            let mut ending = shell(&reaper, "sleep 1000 & echo $!; exit 6", streams);
+            let pid = String::from_utf8(read_all(host).await).unwrap();
+            let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+            ending.wait().await.code
+        });
+        assert_eq!(code, 6);
+    }
+
+    #[test]
+    fn a_terminal_takes_input_and_gives_all_output_and_goes_on_when_nobody_reads() {
+        let code = beside_reaper(|reaper| async move {
+            let ((input, stdin), (mut host, stdout)) = (stream(), stream());
+            let terminal = openpty(None, None).unwrap();
+            let slave = || terminal.slave.try_clone().unwrap();
+            let mut command = Command::new("sh");
+            command.args(["-c", "read line; echo got $line; read line; seq 100000; exit 7"]);
+            command.stdin(slave()).stdout(slave()).stderr(slave());
+            sys::in_own_group(&mut command, false);
+            let mut ending = reaper.watch(command.spawn().unwrap().id());
+            let streams = Streams { stdin: Some(stdin), stdout: Some(stdout), stderr: None };
+            connect_terminal(terminal.master, streams, &ending).unwrap();
+
+            input.write_all(b"one\n").await.unwrap();
+            let mut echoed = [0; 14];
+            host.read_exact(&mut echoed).await.unwrap();
+            assert_eq!(&echoed, b"one\r\ngot one\r\n");
+            drop(host);
+            input.write_all(b"two\n").await.unwrap();
+            ending.wait().await.code
+        });
+        assert_eq!(code, 7);
+    }
 }

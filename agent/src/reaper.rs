@@ -121,29 +121,9 @@ fn next_signal(news: &OwnedFd) -> io::Result<Option<libc::c_int>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::Reaper;
     use crate::command::start;
-    use crate::init_tests::as_init;
-    use crate::reap::Signals;
+    use crate::init_tests::beside_reaper;
     use nix::sys::wait::waitpid;
-    use std::future::Future;
-    use std::time::Duration;
-
-    /// Runs `test` beside a reaper, in a process that is init to its children.
-    fn beside_reaper<F: Future<Output = u8>>(test: impl FnOnce(Reaper) -> F) -> u8 {
-        as_init(|signals: &Signals| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let reaper = Reaper::default();
-                let test = test(reaper.clone());
-                tokio::select! {
-                    code = test => code,
-                    ordered = reaper.until_ordered(signals) => { ordered.unwrap(); 200 }
-                    () = tokio::time::sleep(Duration::from_secs(60)) => 201,
-                }
-            })
-        })
-    }
 
     fn shell(script: &str) -> u32 {
         start(&["sh".into(), "-c".into(), script.into()], false).unwrap().id()

@@ -168,6 +168,7 @@ mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
+    use tokio::io::AsyncReadExt;
     use tokio::task::yield_now;
     use tokio::time::advance;
 
@@ -209,7 +210,7 @@ mod tests {
         settle().await;
         early.write_all(b"early").unwrap();
         let mut text = [0; 5];
-        assert_eq!(streams.claim(7).await.unwrap().read(&mut text).await.unwrap(), 5);
+        streams.claim(7).await.unwrap().read_exact(&mut text).await.unwrap();
         assert_eq!(&text, b"early");
 
         let call = tokio::spawn({
