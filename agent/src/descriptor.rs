@@ -29,6 +29,14 @@ impl Descriptor {
         Ok(Self(sys::asynchronous(fd)?))
     }
 
+    /// Takes it back from the runtime, as one that blocks again.
+    pub fn into_blocking(self) -> io::Result<OwnedFd> {
+        let fd = self.0.into_inner();
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+        Ok(fd)
+    }
+
     /// Waits for bytes and hands them to `take`, without any at the end.
     pub async fn read_with<T>(&self, mut take: impl FnMut(&[u8]) -> T) -> io::Result<T> {
         self.0.async_io(Interest::READABLE, |fd| Ok(read_with(fd, &mut take)?)).await

@@ -4,6 +4,7 @@
 //! powers the guest off with the command's exit code. It is not a service manager: nothing is restarted,
 //! and nothing is configured from files.
 
+mod archive;
 mod command;
 mod console;
 mod containers;
@@ -46,8 +47,11 @@ const EXIT_AGENT_FAILED: u8 = 70;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        if std::env::args_os().nth(1).is_some_and(|arg| arg == container::CHILD) {
-            return container::child();
+        let words: Vec<_> = std::env::args_os().skip(1).collect();
+        match words.split_first() {
+            Some((word, _)) if word == container::CHILD => return container::child(),
+            Some((word, rest)) if word == archive::child::CHILD => return archive::child::run(rest),
+            _ => {}
         }
         eprintln!("rvm-agent: this is the init of an rvm guest; it runs as PID 1 only");
         return ExitCode::FAILURE;

@@ -27,7 +27,7 @@ use crate::reap::Signals;
 use crate::reaper::Reaper;
 use crate::refusal::{Refusal, status};
 use crate::sandbox::Sandbox;
-use crate::storage::Storage;
+use crate::storage::{Mounts, Storage};
 use crate::streams::Streams;
 
 /// The largest request: the specification of a container is the largest thing in one, and a generous one takes
@@ -91,10 +91,11 @@ struct Services {
 
 impl Services {
     fn new(reaper: Reaper, streams: Streams) -> Self {
-        let storage = Storage::default();
-        let containers = Containers::new(Runtime::of_guest(), reaper, streams);
+        let mounts = Mounts::default();
+        let containers = Containers::new(Runtime::of_guest(), reaper.clone(), streams.clone());
         let shut_down = Arc::new(AtomicBool::new(false));
-        let sandbox = Sandbox::new(containers.clone(), storage.clone(), Arc::clone(&shut_down));
+        let sandbox = Sandbox::new(containers.clone(), mounts.clone(), Arc::clone(&shut_down));
+        let storage = Storage::new(mounts, containers.clone(), reaper, streams);
         Self {
             sandbox: SandboxServer::new(sandbox).max_decoding_message_size(MAX_REQUEST),
             storage: StorageServer::new(storage).max_decoding_message_size(MAX_REQUEST),

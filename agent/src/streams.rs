@@ -13,9 +13,11 @@ use rvm_agent_proto::STREAM_HEADER;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
 
 use crate::descriptor::Descriptor;
 use crate::listen::Listener;
+use crate::refusal::status;
 
 /// How long a connection may take to send its token.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -35,6 +37,15 @@ pub enum Error {
     /// Two calls named it.
     #[error("another call waits for the stream of token {0:#x}; each stream needs a token of its own")]
     Named(u64),
+}
+
+/// The refusal of a call that does not get its stream.
+pub fn no_stream(error: Error) -> Status {
+    let code = match error {
+        Error::Absent(_) => Code::FailedPrecondition,
+        Error::Named(_) => Code::InvalidArgument,
+    };
+    status(code, &error)
 }
 
 /// A connection that waits for a call, or a call that waits for a connection.

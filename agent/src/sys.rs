@@ -7,6 +7,7 @@
 )]
 
 pub mod mounting;
+pub mod xattr;
 
 use std::arch::asm;
 use std::ffi::c_int;

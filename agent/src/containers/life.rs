@@ -11,11 +11,12 @@ use tonic::Status;
 use crate::console::say;
 use crate::containers::State;
 use crate::containers::table::{Entry, Execution};
-use crate::containers::translate::{check_id, exit, json, no_stream, refused, window};
+use crate::containers::translate::{check_id, exit, json, refused, window};
 use crate::descriptor::Descriptor;
 use crate::io::{self, Ends};
 use crate::reaper::Ending;
 use crate::refusal::Refusal;
+use crate::streams::no_stream;
 
 /// Makes a container and its first process; gives the process's number.
 pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result<u32, Status> {
@@ -49,7 +50,9 @@ pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result
             return Err(status);
         }
     }
-    state.table.add(request.id, Entry::new(made.what, ending, terminal));
+    // The runtime has refused a specification without a root.
+    let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    state.table.add(request.id, Entry::new(made.what, ending, terminal, root));
     Ok(pid)
 }
 

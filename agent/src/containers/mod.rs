@@ -10,6 +10,7 @@ mod processes;
 mod table;
 mod translate;
 
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -49,6 +50,11 @@ impl Containers {
     pub fn new(runtime: Runtime, reaper: Reaper, streams: Streams) -> Self {
         let (table, events) = (Table::default(), Events::default());
         Self(Arc::new(State { runtime, reaper, streams, table, events }))
+    }
+
+    /// The root of a container's file system.
+    pub fn open_root(&self, id: &str) -> Result<OwnedFd, Status> {
+        self.0.table.with(id, |entry| Ok(entry.open_root()?))
     }
 
     /// Ends every container, and forgets it.

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::{OFlag, open};
 use nix::libc;
+use nix::sys::stat::Mode;
 use rvm_agent::container::{Container, Executed};
 use tonic::Status;
 
@@ -26,6 +29,8 @@ pub struct Entry {
     pub ending: Ending,
     /// Of its first process, where it has one.
     pub terminal: Option<OwnedFd>,
+    /// The root of its file system, as the agent sees it.
+    root: PathBuf,
     executions: HashMap<String, Execution>,
 }
 
@@ -98,8 +103,18 @@ fn absent(id: &str) -> Status {
 
 impl Entry {
     /// A container with its first process.
-    pub fn new(container: Container, ending: Ending, terminal: Option<OwnedFd>) -> Self {
-        Self { container, ending, terminal, executions: HashMap::new() }
+    pub fn new(container: Container, ending: Ending, terminal: Option<OwnedFd>, root: PathBuf) -> Self {
+        Self { container, ending, terminal, root, executions: HashMap::new() }
+    }
+
+    /// The root of the container's file system, with all that is mounted in it while it has a process.
+    pub fn open_root(&self) -> Result<OwnedFd, Refusal> {
+        let path = match self.ending.now() {
+            None => PathBuf::from(format!("/proc/{}/root", self.container.pid())),
+            Some(_) => self.root.clone(),
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(&path, flags, Mode::empty()).map_err(Refusal::kernel(|| format!("open {}", path.display())))
     }
 
     /// The place of a process that is to be run, if its name is free.

@@ -10,7 +10,6 @@ use tonic::{Code, Status};
 
 use crate::reaper::Exit;
 use crate::refusal::{Refusal, code_of, status};
-use crate::streams;
 
 /// Longest id.
 const MAX_ID: usize = 128;
@@ -34,15 +33,6 @@ pub fn refused(error: container::Error) -> Status {
             Code::ResourceExhausted => Code::ResourceExhausted,
             _ => Code::Internal,
         },
-    };
-    status(code, &error)
-}
-
-/// A refusal of the streams.
-pub fn no_stream(error: streams::Error) -> Status {
-    let code = match error {
-        streams::Error::Absent(_) => Code::FailedPrecondition,
-        streams::Error::Named(_) => Code::InvalidArgument,
     };
     status(code, &error)
 }

@@ -16,13 +16,13 @@ use tonic::{Request, Response, Status};
 use crate::containers::Containers;
 use crate::sandbox::names::Names;
 use crate::server::blocking;
-use crate::storage::Storage;
+use crate::storage::Mounts;
 
 /// The service.
 #[derive(Debug)]
 pub struct Sandbox {
     containers: Containers,
-    storage: Storage,
+    mounts: Mounts,
     /// What /run/rvm/etc says; locked while it is written.
     names: Mutex<Names>,
     /// Set when only Hello is to be served any more.
@@ -31,8 +31,8 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// The service, which tells the others by `shut_down` that it is over.
-    pub fn new(containers: Containers, storage: Storage, shut_down: Arc<AtomicBool>) -> Self {
-        Self { containers, storage, names: Mutex::default(), shut_down }
+    pub fn new(containers: Containers, mounts: Mounts, shut_down: Arc<AtomicBool>) -> Self {
+        Self { containers, mounts, names: Mutex::default(), shut_down }
     }
 }
 
@@ -70,9 +70,9 @@ impl sandbox_server::Sandbox for Sandbox {
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
         self.shut_down.store(true, Ordering::Relaxed);
         self.containers.end_all();
-        let storage = self.storage.clone();
+        let mounts = self.mounts.clone();
         blocking(move || {
-            storage.unmount_all();
+            mounts.unmount_all();
             nix::unistd::sync();
             Ok(())
         })

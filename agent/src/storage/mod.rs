@@ -19,19 +19,51 @@ use rvm_agent_proto::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::archive::{self, Work};
 use crate::console::say;
+use crate::containers::Containers;
+use crate::reaper::Reaper;
 use crate::refusal::Refusal;
 use crate::server::blocking;
 use crate::storage::options::Options;
+use crate::streams::{Streams, no_stream};
 
-/// The service; clones are one.
-#[derive(Clone, Debug, Default)]
+/// The service.
+#[derive(Debug)]
 pub struct Storage {
+    mounts: Mounts,
+    containers: Containers,
+    reaper: Reaper,
+    streams: Streams,
+}
+
+impl Storage {
+    /// The service, for archives of these containers on these streams.
+    pub fn new(mounts: Mounts, containers: Containers, reaper: Reaper, streams: Streams) -> Self {
+        Self { mounts, containers, reaper, streams }
+    }
+
+    /// Packs or unpacks files of a container.
+    async fn archive(&self, container: &str, stream: u64, work: Work<'_>) -> Result<(), Status> {
+        let path = work.path();
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(Refusal::invalid(format!("the path {path:?}"), "it has to be absolute").into());
+        }
+        // The stream first: what the container's root is may change while the host opens it.
+        let stream = self.streams.claim(stream).await.map_err(no_stream)?;
+        let root = self.containers.open_root(container)?;
+        archive::run(&self.reaper, root, stream, work).await
+    }
+}
+
+/// What the host had mounted; clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Mounts {
     /// Where something is mounted, or about to be, in the order of mounting.
     targets: Arc<Mutex<Vec<PathBuf>>>,
 }
 
-impl Storage {
+impl Mounts {
     /// Unmounts all, the last mounted first. What is busy is made read-only by whoever powers off.
     pub fn unmount_all(&self) {
         let targets = std::mem::take(&mut *self.lock());
@@ -69,7 +101,7 @@ impl storage_server::Storage for Storage {
         let options = Options::parse(&request.options)?;
         let source = request.source.ok_or_else(|| Refusal::invalid("source", "it is missing"))?;
         {
-            let mut targets = self.lock();
+            let mut targets = self.mounts.lock();
             if targets.contains(&target) {
                 return Err(Refusal::Taken(format!("the mount point {}", request.target)).into());
             }
@@ -77,13 +109,13 @@ impl storage_server::Storage for Storage {
         }
         let result = mount(source, target.clone(), options).await;
         if result.is_err() {
-            self.forget(&target);
+            self.mounts.forget(&target);
         }
         result.map(|()| Response::new(MountResponse {}))
     }
 
     async fn unmount(&self, request: Request<UnmountRequest>) -> Result<Response<UnmountResponse>, Status> {
-        let target = self.mounted(&request.into_inner().target)?;
+        let target = self.mounts.mounted(&request.into_inner().target)?;
         let unmounted = target.clone();
         blocking(move || {
             let at = unmounted.display();
@@ -93,12 +125,12 @@ impl storage_server::Storage for Storage {
             Ok(())
         })
         .await?;
-        self.forget(&target);
+        self.mounts.forget(&target);
         Ok(Response::new(UnmountResponse {}))
     }
 
     async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
-        let target = self.mounted(&request.into_inner().target)?;
+        let target = self.mounts.mounted(&request.into_inner().target)?;
         let sizes = blocking(move || {
             statvfs(&target).map_err(Refusal::kernel(|| format!("take the size of {}", target.display())))
         })
@@ -114,16 +146,20 @@ impl storage_server::Storage for Storage {
 
     async fn read_archive(
         &self,
-        _: Request<ReadArchiveRequest>,
+        request: Request<ReadArchiveRequest>,
     ) -> Result<Response<ReadArchiveResponse>, Status> {
-        Err(Status::unimplemented("this agent reads no archives"))
+        let ReadArchiveRequest { container, path, follow, stream } = request.into_inner();
+        self.archive(&container, stream, Work::Read { path: &path, follow }).await?;
+        Ok(Response::new(ReadArchiveResponse {}))
     }
 
     async fn write_archive(
         &self,
-        _: Request<WriteArchiveRequest>,
+        request: Request<WriteArchiveRequest>,
     ) -> Result<Response<WriteArchiveResponse>, Status> {
-        Err(Status::unimplemented("this agent writes no archives"))
+        let WriteArchiveRequest { container, path, stream } = request.into_inner();
+        self.archive(&container, stream, Work::Write { path: &path }).await?;
+        Ok(Response::new(WriteArchiveResponse {}))
     }
 }
 
