@@ -11,10 +11,13 @@ use super::import;
 use super::layer::LayerError;
 pub use super::layer::Limits;
 use super::layout::Layout;
+use super::list::find;
 use super::manifest::{Manifest, ManifestError, Platform};
+use super::options::{Options, OptionsError};
 use super::origin::OriginError;
 use super::progress::Progress;
 use super::reference::{ImageSource, ReferenceError};
+use super::registry::Remote;
 use super::store::{Hold, HoldError, Session, Store, StoreError, Stored};
 
 /// What a process finds programs by, where the image does not say.
@@ -67,12 +70,23 @@ pub enum PullPolicy {
 /// Why an image cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
+    /// The environment says what cannot be.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     /// It has no such name.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
     /// It is not here, and is not to be fetched.
     #[error("image '{0}' is not on this machine; rvm pull {0} fetches it")]
     NotHere(String),
+    /// Some digits of a digest that several images begin with.
+    #[error("{count} images begin with '{digits}'; give more digits")]
+    Ambiguous {
+        /// What was given.
+        digits: String,
+        /// How many images they may mean.
+        count: usize,
+    },
     /// Several images where one is meant.
     #[error("'{source_name}' has {count} images: say which, as '{source_name}:TAG'")]
     Several {
@@ -159,15 +173,6 @@ pub enum ImageError {
     Directory(#[from] directory::DirectoryError),
 }
 
-/// How images are fetched.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// When.
-    pub policy: PullPolicy,
-    /// How large a layer may be.
-    pub limits: Limits,
-}
-
 /// Finds an image, or fetches it; with its layers held. Blocks while it is fetched.
 pub fn resolve(
     store: &Store,
@@ -175,16 +180,26 @@ pub fn resolve(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Image, ImageError> {
-    let Options { policy, limits } = options;
+    let Options { policy, limits, registry } = options;
+    let absolute = source.clone().absolute();
+    let source =
+        &absolute.map_err(|source| OriginError::Io { place: ".".into(), what: "the path".into(), source })?;
     let session = store.session()?;
     match source {
         ImageSource::Registry(reference) => {
             let name = reference.to_string();
             let index = store.index()?;
-            match index.named(&name) {
+            let short = reference.short();
+            // Somebody may mean the digits of a digest.
+            let digits = short.strip_suffix(":latest").unwrap_or(&short);
+            match index.named(&name).or_else(|| find(&index, digits).ok()) {
                 Some(stored) if *policy != PullPolicy::Always => open(&session, stored, &name, limits),
-                _ if *policy == PullPolicy::Never => Err(ImageError::NotHere(reference.short())),
-                _ => Err(ImageError::NotHere(reference.short())),
+                _ if *policy == PullPolicy::Never => Err(ImageError::NotHere(short)),
+                _ => {
+                    let remote = Remote::new(reference, registry, progress);
+                    let stored = import::import(&session, &remote, Some(&name), limits, progress)?;
+                    open(&session, &stored, &name, limits)
+                }
             }
         }
         ImageSource::Oci(path, tag) => {

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use super::digest::Digest;
 use super::manifest::Descriptor;
+use super::registry::RegistryError;
 
 /// Something that has blobs. What it gives is not checked yet.
 pub trait Origin: Sync {
@@ -20,6 +21,9 @@ pub trait Origin: Sync {
 /// Why a blob cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
+    /// The registry does not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// It is not in the layout.
     #[error("'{place}' has no {what}")]
     Missing {

@@ -164,6 +164,20 @@ impl FromStr for ImageSource {
     }
 }
 
+impl ImageSource {
+    /// The same, whatever directory one is in.
+    pub fn absolute(self) -> std::io::Result<Self> {
+        use std::path::absolute;
+        Ok(match self {
+            Self::Registry(reference) => Self::Registry(reference),
+            Self::Oci(path, tag) => Self::Oci(absolute(path)?, tag),
+            Self::OciArchive(path, tag) => Self::OciArchive(absolute(path)?, tag),
+            Self::DockerArchive(path, name) => Self::DockerArchive(absolute(path)?, name),
+            Self::Directory(path) => Self::Directory(absolute(path)?),
+        })
+    }
+}
+
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, path, tag) = match self {

@@ -7,8 +7,10 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 
 pub use reader::{Entry, EntryKind, TarReader};
+pub use writer::TarWriter;
 
 use std::io;
 
