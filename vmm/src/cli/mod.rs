@@ -4,6 +4,7 @@ mod boot;
 pub mod bug;
 mod doctor;
 pub mod exit;
+mod images;
 mod merge;
 mod usage;
 
@@ -27,6 +28,18 @@ enum Command {
     Boot(Box<merge::BootArgs>),
     /// Tell whether this host can run virtual machines, and what to do if not
     Doctor(doctor::DoctorArgs),
+    /// Fetch an image from a registry
+    Pull(images::PullArgs),
+    /// List the images on this machine
+    Images(images::ImagesArgs),
+    /// Remove images
+    Rmi(images::RmiArgs),
+    /// Take images from an archive
+    Load(images::LoadArgs),
+    /// Write images to an archive
+    Save(images::SaveArgs),
+    /// Remove images that nobody uses
+    Prune(images::PruneArgs),
 }
 
 /// Runs the command line of this process; gives its exit status.
@@ -34,6 +47,12 @@ pub fn main(timing: Timing) -> u8 {
     match Cli::try_parse().map(|cli| cli.command) {
         Ok(Command::Boot(args)) => boot::run(*args, timing),
         Ok(Command::Doctor(args)) => doctor::run(&args),
+        Ok(Command::Pull(args)) => images::pull(&args),
+        Ok(Command::Images(args)) => images::images(&args),
+        Ok(Command::Rmi(args)) => images::rmi(&args),
+        Ok(Command::Load(args)) => images::load(&args),
+        Ok(Command::Save(args)) => images::save(&args),
+        Ok(Command::Prune(args)) => images::prune(&args),
         Err(error) => usage::report(&error),
     }
 }

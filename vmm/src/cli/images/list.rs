@@ -1,0 +1,163 @@
+//! `rvm images`.
+
+use std::fmt::Write as _;
+use std::io;
+use std::time::SystemTime;
+
+use clap::Args;
+use rvm_sandbox::images::{ImageSource, Listed, list};
+use serde::Serialize;
+
+use super::{age, failed, status, store};
+
+/// Digits of a digest that are shown.
+const DIGITS: usize = 12;
+
+#[derive(Args)]
+pub struct ImagesArgs {
+    /// Only images of this name, as alpine or alpine:3.20
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Print digests only
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print JSON, an array
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+    /// Print whole digests
+    #[arg(long)]
+    no_trunc: bool,
+}
+
+/// An image as `--json` has it.
+#[derive(Serialize)]
+struct Row {
+    reference: Option<String>,
+    repository: String,
+    tag: String,
+    digest: String,
+    architecture: String,
+    created: Option<String>,
+    size: u64,
+}
+
+/// Lists the images in the store.
+pub fn images(args: &ImagesArgs) -> u8 {
+    let listed = match store().map_err(Into::into).and_then(|store| list(&store)) {
+        Ok(listed) => listed,
+        Err(error) => return failed(&error),
+    };
+    let rows = listed.iter().map(row).filter(|row| args.name.as_ref().is_none_or(|name| is_meant(row, name)));
+    let rows: Vec<Row> = rows.collect();
+    let text = if args.json {
+        serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(io::Error::other)
+    } else {
+        Ok(if args.quiet { digests(&rows, args.no_trunc) } else { table(&rows, args.no_trunc) })
+    };
+    status(text.and_then(|text| crate::cli::print(&text)))
+}
+
+fn row(image: &Listed) -> Row {
+    let name = image.stored.name();
+    // What is no reference is a place on this machine.
+    let (repository, tag) = match name.map(str::parse) {
+        Some(Ok(ImageSource::Registry(reference))) => {
+            let tag = reference.tag().map(str::to_owned);
+            let short = reference.short();
+            let repository = short.split('@').next().unwrap_or_default();
+            let suffix = tag.as_ref().map_or(String::new(), |tag| format!(":{tag}"));
+            (repository.strip_suffix(&suffix).unwrap_or(repository).to_owned(), tag)
+        }
+        Some(_) => (name.unwrap_or_default().to_owned(), None),
+        None => ("<none>".into(), None),
+    };
+    Row {
+        reference: name.map(str::to_owned),
+        repository,
+        tag: tag.unwrap_or_else(|| "<none>".into()),
+        digest: image.stored.digest.to_string(),
+        architecture: image.platform.architecture.to_string(),
+        created: image.created.clone(),
+        size: image.size,
+    }
+}
+
+fn is_meant(row: &Row, name: &str) -> bool {
+    row.repository == name
+        || row.reference.as_deref() == Some(name)
+        || format!("{}:{}", row.repository, row.tag) == name
+}
+
+fn digest(row: &Row, whole: bool) -> &str {
+    let digits = row.digest.strip_prefix("sha256:").unwrap_or(&row.digest);
+    if whole { &row.digest } else { digits.get(..DIGITS).unwrap_or(digits) }
+}
+
+fn digests(rows: &[Row], whole: bool) -> String {
+    rows.iter().fold(String::new(), |text, row| text + digest(row, whole) + "\n")
+}
+
+fn table(rows: &[Row], whole: bool) -> String {
+    let now = SystemTime::now();
+    let mut lines = vec![["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"].map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        let created = row.created.as_ref().map_or(String::new(), |created| age::ago(created, now));
+        let text = [&row.repository, &row.tag, digest(row, whole), &created, &age::size(row.size)];
+        text.map(str::to_owned)
+    }));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        // Writing to a String does not fail.
+        writeln!(text, "{}", cells.join("   ").trim_end()).ok();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_row(repository: &str, tag: &str) -> Row {
+        Row {
+            reference: Some(format!("docker.io/library/{repository}:{tag}")),
+            repository: repository.into(),
+            tag: tag.into(),
+            digest: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+            architecture: "amd64".into(),
+            created: None,
+            size: 12_345_678,
+        }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let text = table(&[a_row("a-long-name", "1"), a_row("b", "latest")], false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "REPOSITORY    TAG      IMAGE ID       CREATED   SIZE",
+                "a-long-name   1        0123456789ab             12.3MB",
+                "b             latest   0123456789ab             12.3MB",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_name_is_meant_with_and_without_its_tag() {
+        let row = a_row("alpine", "3.20");
+        for (name, meant) in [
+            ("alpine", true),
+            ("alpine:3.20", true),
+            ("docker.io/library/alpine:3.20", true),
+            ("alpine:3", false),
+            ("alp", false),
+        ] {
+            assert_eq!(is_meant(&row, name), meant, "{name}");
+        }
+    }
+}
