@@ -48,6 +48,6 @@ fn a_vm_that_cannot_be_started_is_explained_to_the_control_socket() {
         String::from_utf8(packet[..length].to_vec()).unwrap()
     };
     assert_eq!(next(), r#"{"hello":{"version":1}}"#);
-    let ended = format!(r#"{{"reason":"not_started","status":20,"message":"{missing}","console":""}}"#);
+    let ended = format!(r#"{{"reason":"not_started","status":20,"message":"{missing}","console":null}}"#);
     assert_eq!(next(), format!(r#"{{"event":{{"ended":{ended}}}}}"#));
 }
