@@ -3,9 +3,11 @@
 //! [`open`] opens every file, [`build`] makes the machine out of them; after that no path is looked up again.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use rvm_config::control::Layout;
 use rvm_config::guest_abi::EVENT_PORT;
 use rvm_config::{MemorySize, VmConfig};
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
@@ -24,7 +26,7 @@ use crate::devices::machine_event::MachineEvents;
 use crate::devices::pvpanic::{self, PvPanic};
 use crate::devices::serial::{self, Serial};
 use crate::devices::virtio::balloon::{Balloon, BalloonControl};
-use crate::devices::virtio::block::{Block, BlockError};
+use crate::devices::virtio::block::{AttachError, Block, BlockError, Placeholder};
 use crate::devices::virtio::fs::{self, Fs, FsError};
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::devices::virtio::net::{Net, NetError};
@@ -118,7 +120,15 @@ pub struct Parts {
     initrd: Option<NamedFile>,
     cmdline: String,
     devices: Vec<Box<dyn VirtioDevice>>,
+    handles: Handles,
+}
+
+/// What directs devices while they run.
+#[derive(Default)]
+struct Handles {
     balloon: Option<BalloonControl>,
+    /// With their places among the devices.
+    placeholders: Vec<(usize, Placeholder)>,
 }
 
 /// A machine. Its processors are held until [`Vm::resume`].
@@ -131,7 +141,7 @@ pub struct Vm {
     events: MachineEvents,
     vcpu_ended: EventFd,
     memory: GuestMemoryMmap,
-    balloon: Option<BalloonControl>,
+    handles: Handles,
     running: bool,
 }
 
@@ -142,19 +152,20 @@ pub fn open(config: &VmConfig) -> Result<Parts, BuildError> {
     let (kernel, initrd) = guest_files::paths(&config.kernel)?;
     let kernel = NamedFile::open(FileKind::Kernel, kernel)?;
     let initrd = initrd.map(|path| NamedFile::open(FileKind::Initrd, path)).transpose()?;
-    let (devices, balloon) = open_devices(config)?;
-    Ok(Parts { kernel, initrd, cmdline, devices, balloon })
+    let (devices, handles) = open_devices(config)?;
+    Ok(Parts { kernel, initrd, cmdline, devices, handles })
 }
 
-type Opened = (Vec<Box<dyn VirtioDevice>>, Option<BalloonControl>);
+type Opened = (Vec<Box<dyn VirtioDevice>>, Handles);
 
-/// The virtio devices, in the order in which the guest finds them, and what directs the balloon among them.
+/// The virtio devices, in the order in which the guest finds them, and what directs them.
 fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    let balloon = config.balloon.as_ref().map(Balloon::new);
-    let balloon_control = balloon.as_ref().map(Balloon::control);
+    let mut handles = Handles::default();
     for disk in &config.disks {
-        devices.push(Box::new(Block::open(disk)?));
+        let block = Block::open(disk)?;
+        handles.placeholders.extend(block.placeholder(disk).map(|placeholder| (devices.len(), placeholder)));
+        devices.push(Box::new(block));
     }
     if !config.shares.is_empty() {
         let descriptors = fs::open::descriptors(config.shares.len())
@@ -169,13 +180,14 @@ fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
     if let Some(vsock) = &config.vsock {
         devices.push(Box::new(Vsock::open(vsock)?));
     }
-    if let Some(balloon) = balloon {
+    if let Some(balloon) = config.balloon.as_ref().map(Balloon::new) {
+        handles.balloon = Some(balloon.control());
         devices.push(Box::new(balloon));
     }
     if config.rng {
         devices.push(Box::new(Rng::new().map_err(BuildError::host("open /dev/urandom"))?));
     }
-    Ok((devices, balloon_control))
+    Ok((devices, handles))
 }
 
 /// Makes the machine. `serial_out` takes what the guest writes to its console.
@@ -186,7 +198,7 @@ pub fn build(
     filters: &Filters,
     timing: &mut Timing,
 ) -> Result<Vm, BuildError> {
-    let Parts { kernel, initrd, cmdline, devices, balloon } = parts;
+    let Parts { kernel, initrd, cmdline, devices, handles } = parts;
     let memory = memory::allocate(config.memory)?;
     timing.mark(Phase::Memory);
 
@@ -211,7 +223,7 @@ pub fn build(
     let vcpu_ended = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an event"))?;
     let vcpus = spawn_vcpus(vcpu_fds, &ports, &Arc::new(mmio), &vcpu_ended, filters)?;
     timing.mark(Phase::Devices);
-    Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended, memory, balloon, running: false })
+    Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended, memory, handles, running: false })
 }
 
 /// Puts kernel, initrd, command line and boot parameters into `memory`.
@@ -394,20 +406,28 @@ impl Vm {
 
     /// What directs the balloon, if there is one.
     pub fn balloon(&self) -> Option<&BalloonControl> {
-        self.balloon.as_ref()
+        self.handles.balloon.as_ref()
     }
 
     /// Asks the guest to let its balloon grow or shrink to `size`; answers false if there is none.
     pub fn set_balloon(&self, size: MemorySize) -> bool {
         let transports = self.virtio.iter().map(|transport| lock(transport));
         let transport = transports.into_iter().find(|transport| transport.kind() == DeviceKind::Balloon);
-        match (&self.balloon, transport) {
+        match (&self.handles.balloon, transport) {
             (Some(balloon), Some(transport)) => {
                 balloon.set_target(size, transport.interrupt());
                 true
             }
             _ => false,
         }
+    }
+
+    /// Puts `files` onto the placeholder disk `id`, for the guest to find.
+    pub fn attach_disk(&self, id: &str, layout: Layout, files: Vec<OwnedFd>) -> Result<(), AttachError> {
+        let found = self.handles.placeholders.iter().find(|(_, placeholder)| placeholder.id() == id);
+        let device = found.and_then(|(index, placeholder)| Some((self.virtio.get(*index)?, placeholder)));
+        let (transport, placeholder) = device.ok_or_else(|| AttachError::Missing(id.to_owned()))?;
+        placeholder.attach(layout, files, lock(transport).interrupt())
     }
 
     /// Bytes of the host's memory that the guest's takes now.

@@ -1,10 +1,13 @@
 //! The control socket: what whoever started a VM hears of it, and what that one can ask.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
+};
 use rvm_config::MemorySize;
 use rvm_config::control::{
     Command, Ended, Event, MAX_CONTROL_PACKET, Message, Outcome, Reason, Request, Stats,
@@ -56,8 +59,19 @@ impl Supervisor {
 
     #[track_caller]
     pub fn ask(&mut self, command: Command) -> Outcome {
+        self.ask_with(command, Vec::new())
+    }
+
+    /// The same about descriptors.
+    #[track_caller]
+    pub fn ask_with(&mut self, command: Command, descriptors: Vec<OwnedFd>) -> Outcome {
         self.asked += 1;
-        self.send(&serde_json::to_vec(&Request { id: self.asked, command }).unwrap());
+        let request = serde_json::to_vec(&Request { id: self.asked, command }).unwrap();
+        let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights = if numbers.is_empty() { &[] } else { &rights[..] };
+        let packet = [IoSlice::new(&request)];
+        sendmsg::<()>(self.socket.as_raw_fd(), &packet, rights, MsgFlags::empty(), None).unwrap();
         match self.next() {
             Some(Message::Answer { id, outcome }) if id == Some(self.asked) => outcome,
             other => panic!("an answer, not {other:?}"),

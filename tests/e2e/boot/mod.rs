@@ -5,6 +5,7 @@ mod command;
 mod confinement;
 mod console;
 mod control;
+mod disks;
 mod ends;
 mod kernels;
 mod leftovers;

@@ -11,7 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rvm::devices::virtio::block::Block;
 use rvm::devices::virtio::testing::Part;
-use rvm_config::{Disk, IoEngine};
+use rvm_config::control::Layout;
+use rvm_config::{Disk, DiskSource, IoEngine};
 use rvm_fuzz::{Input, attack, slot};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -74,14 +75,30 @@ fn sector(input: &mut Input) -> u64 {
     }
 }
 
+/// A disk on the image, on two partitions of it, or on nothing yet.
+fn disk(choice: u8) -> Disk {
+    let source = match choice >> 2 & 3 {
+        0 | 1 => DiskSource::Path(image_path()),
+        2 => DiskSource::Parts(vec![image_path(), image_path()]),
+        _ => DiskSource::Placeholder,
+    };
+    let engine = if choice & 1 == 0 { IoEngine::Sync } else { IoEngine::IoUring };
+    Disk { source, read_only: choice & 2 != 0, id: Some("fuzz".into()), engine }
+}
+
 fuzz_target!(|input: &[u8]| {
     let Some((choice, input)) = input.split_first() else { return };
-    let engine = if choice & 1 == 0 { IoEngine::Sync } else { IoEngine::IoUring };
-    let disk = Disk { path: image_path(), read_only: choice & 2 != 0, id: None, engine };
+    let disk = disk(*choice);
     let device = Block::open(&disk).expect("the disk can be opened");
+    let placeholder = device.placeholder(&disk);
     let mut driver = attack(Box::new(device), input, request);
 
     assert_eq!(image().metadata().expect("the disk").len(), SECTORS * SECTOR, "the disk has its length");
+    if let Some(placeholder) = placeholder {
+        let image = File::options().read(true).write(true).open(image_path()).expect("the image");
+        let interrupt = driver.transport.interrupt();
+        placeholder.attach(Layout::Whole, vec![image.into()], interrupt).expect("it can be attached");
+    }
     driver.initialise(u64::MAX);
     let header = driver.place(&[0; 16]);
     let data = driver.allocate(513);

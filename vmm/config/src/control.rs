@@ -149,10 +149,33 @@ pub enum Command {
         /// Its new size. [`crate::MIN_MEMORY`] must be left to the guest.
         size: MemorySize,
     },
+    /// Put something on a disk that is a placeholder: what the descriptors are that come with the packet
+    /// (SCM_RIGHTS). The guest sees the disk grow; it stays until the VM ends. Whether it can be written to is the
+    /// placeholder's, and so is the engine.
+    ///
+    /// They are locked as disks are, but a lock is the open file's: who keeps a descriptor of the same open file keeps
+    /// the lock.
+    AttachDisk {
+        /// The placeholder's.
+        id: String,
+        /// What the descriptors are.
+        layout: Layout,
+    },
     /// Answer [`Outcome::Console`].
     ConsoleTail,
     /// End the VM at once; `ended` follows the answer.
     Stop,
+}
+
+/// What the descriptors are that come with [`Command::AttachDisk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// One: the whole disk.
+    Whole,
+    /// 1 to [`crate::MAX_DISK_PARTS`]: the images of a disk made of parts ([`crate::DiskSource::Parts`]), in their
+    /// order. For a read-only placeholder.
+    Parts,
 }
 
 /// What came of a request.
@@ -253,6 +276,10 @@ mod tests {
                 Command::Balloon { size: MemorySize::from_mib(16) },
             ),
             (r#"{"id": 7, "do": "console_tail"}"#, Command::ConsoleTail),
+            (
+                r#"{"id": 7, "do": {"attach_disk": {"id": "layers", "layout": "parts"}}}"#,
+                Command::AttachDisk { id: "layers".into(), layout: Layout::Parts },
+            ),
         ] {
             let request = serde_json::from_str::<Request>(text).expect(text);
             assert_eq!(request, Request { id: 7, command });

@@ -19,5 +19,5 @@ pub use machine::{Balloon, Console, Kernel, VmConfig};
 pub use network::{MacAddress, Net, Tap, Vsock};
 pub use options::OptionError;
 pub use share::{CachePolicy, Share};
-pub use storage::{Disk, IoEngine};
+pub use storage::{Disk, DiskSource, IoEngine, MAX_DISK_PARTS};
 pub use units::{MemorySize, UnitError};

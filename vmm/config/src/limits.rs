@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Console, Control, MemorySize, Share, Tap, VmConfig};
+use crate::{Console, Control, Disk, DiskSource, MAX_DISK_PARTS, MemorySize, Share, Tap, VmConfig};
 
 /// Most virtual CPUs of a machine.
 pub const MAX_CPUS: u8 = 32;
@@ -63,6 +63,15 @@ pub enum ConfigError {
     /// A tag used by two shares.
     #[error("the tag '{0}' is given to two shares")]
     TagTwice(String),
+    /// Two disks that cannot be told apart, one of them a placeholder.
+    #[error("disk id '{0}' is given to two disks, one of them a placeholder; give each its own")]
+    DiskIdTwice(String),
+    /// A placeholder that nobody could name.
+    #[error("a disk that is a placeholder needs an id, by which something is attached to it later")]
+    PlaceholderId,
+    /// More images than a disk has partitions, or none.
+    #[error("a disk cannot be made of {0} parts: it has 1 to {MAX_DISK_PARTS}")]
+    DiskParts(usize),
     /// A name that no interface can have.
     #[error("tap name '{0}' must be 1 to {MAX_TAP_NAME} bytes without '/' and spaces")]
     TapName(String),
@@ -147,7 +156,24 @@ impl VmConfig {
         let fits = |id: &&String| {
             (1..=MAX_DISK_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
         };
-        ids.find(|id| !fits(id)).map_or(Ok(()), |id| Err(ConfigError::DiskId(id.clone())))
+        ids.find(|id| !fits(id)).map_or(Ok(()), |id| Err(ConfigError::DiskId(id.clone())))?;
+        for disk in &self.disks {
+            match &disk.source {
+                DiskSource::Path(_) => {}
+                DiskSource::Parts(parts) if (1..=MAX_DISK_PARTS).contains(&parts.len()) => {}
+                DiskSource::Parts(parts) => return Err(ConfigError::DiskParts(parts.len())),
+                DiskSource::Placeholder => self.validate_placeholder(disk)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_placeholder(&self, disk: &Disk) -> Result<(), ConfigError> {
+        let id = disk.id.as_ref().ok_or(ConfigError::PlaceholderId)?;
+        match self.disks.iter().filter(|other| other.id.as_ref() == Some(id)).count() {
+            1 => Ok(()),
+            _ => Err(ConfigError::DiskIdTwice(id.clone())),
+        }
     }
 
     fn validate_shares(&self) -> Result<(), ConfigError> {
@@ -292,6 +318,21 @@ mod tests {
         assert_eq!(captured(Some(Control { fd: 3 })).validate(), Ok(()));
         let both = machine(|machine| machine.control = Some(Control { fd: 0 }));
         assert_eq!(both.validate(), Err(ConfigError::ControlIsInput));
+    }
+
+    #[test]
+    fn placeholders_have_names_of_their_own_and_parts_a_number() {
+        let disks = |disks: &[&str]| {
+            let disks = disks.iter().map(|disk| disk.parse().expect("a disk"));
+            machine(|machine| machine.disks = disks.collect()).validate()
+        };
+        assert_eq!(disks(&["placeholder=on,id=a", "placeholder=on,id=b", "c,id=c", "d,id=c"]), Ok(()));
+        assert_eq!(disks(&["placeholder=on"]), Err(ConfigError::PlaceholderId));
+        assert_eq!(disks(&["placeholder=on,id=a", "x,id=a"]), Err(ConfigError::DiskIdTwice("a".into())));
+        assert_eq!(disks(&["parts="]), Err(ConfigError::DiskParts(0)));
+        for (count, then) in [(1, Ok(())), (128, Ok(())), (129, Err(ConfigError::DiskParts(129)))] {
+            assert_eq!(disks(&[&format!("parts={}", vec!["p"; count].join(":"))]), then);
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ statuses! {
     DiskMissing = 50, "a disk does not exist";
     DiskLocked = 51, "a disk is in use already";
     DiskReadOnly = 52, "a disk to be written to is read-only";
-    DiskSize = 53, "a disk's length is not a positive multiple of 512 bytes";
+    DiskSize = 53, "a disk's length is not a positive multiple of 512 bytes, or a part of it is empty";
     NotADisk = 54, "a disk is a directory, or something else that is no disk";
     DiskPermission = 55, "no permission to open a disk";
     DiskFailed = 56, "a disk cannot be opened or used for another reason";
@@ -219,7 +219,7 @@ fn of_block(error: &BlockError) -> Status {
         BlockError::Missing(_) => Status::DiskMissing,
         BlockError::Locked { .. } => Status::DiskLocked,
         BlockError::ReadOnly { .. } => Status::DiskReadOnly,
-        BlockError::Size { .. } => Status::DiskSize,
+        BlockError::Size { .. } | BlockError::Empty(_) => Status::DiskSize,
         BlockError::NotADisk { .. } => Status::NotADisk,
         BlockError::Permission { .. } => Status::DiskPermission,
         BlockError::Engine { .. } | BlockError::Io { .. } => Status::DiskFailed,

@@ -1,15 +1,25 @@
 //! What is asked of a machine by the control socket, carried out.
 
+use std::os::fd::OwnedFd;
+
 use rvm_config::VmConfig;
 use rvm_config::control::{Command, Outcome};
 
 use crate::console::tail::Tail;
+use crate::logging;
 use crate::stats;
 use crate::vm::Vm;
 
-/// Carries out `command` on `vm`, which was made of `machine` and whose console, if captured, ends with `tail`.
+/// Carries out `command`, with the `descriptors` it is about, on `vm`, which was made of `machine` and whose console, if
+/// captured, ends with `tail`.
 /// [`Command::Stop`] is the caller's to carry out: here it is only agreed to.
-pub fn carry_out(command: Command, machine: &VmConfig, vm: &mut Vm, tail: Option<&Tail>) -> Outcome {
+pub fn carry_out(
+    command: Command,
+    descriptors: Vec<OwnedFd>,
+    machine: &VmConfig,
+    vm: &mut Vm,
+    tail: Option<&Tail>,
+) -> Outcome {
     match command {
         Command::Pause => vm.pause(),
         Command::Resume => vm.resume(),
@@ -20,6 +30,11 @@ pub fn carry_out(command: Command, machine: &VmConfig, vm: &mut Vm, tail: Option
             Ok(()) if vm.set_balloon(size) => {}
             Ok(()) => return Outcome::Refused("cannot change the balloon: this VM has none".into()),
         },
+        Command::AttachDisk { id, layout } => {
+            if let Err(error) = vm.attach_disk(&id, layout, descriptors) {
+                return Outcome::Refused(logging::chain(&error));
+            }
+        }
         Command::ConsoleTail => {
             return match tail {
                 Some(tail) => Outcome::Console(tail.text()),

@@ -9,7 +9,7 @@ mod socket;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::poll::PollTimeout;
 use rvm_config::control::{
@@ -64,8 +64,8 @@ pub enum Served {
 enum Heard {
     /// Nothing that is left to do.
     Nothing,
-    /// A request, to be answered.
-    Request(Request),
+    /// A request, to be answered, and the descriptors it is about.
+    Request(Request, Vec<OwnedFd>),
     /// It is closed: nobody is there to answer to.
     Closed,
 }
@@ -117,13 +117,13 @@ impl Control {
 
     /// Sends what waits; then carries out one request, if there is one, on `vm`, which was made of `machine`.
     pub fn serve(&mut self, machine: &VmConfig, vm: &mut Vm) -> Served {
-        let Request { id, command } = match self.hear() {
+        let (Request { id, command }, descriptors) = match self.hear() {
             Heard::Nothing => return Served::GoOn,
             Heard::Closed => return Served::Closed,
-            Heard::Request(request) => request,
+            Heard::Request(request, descriptors) => (request, descriptors),
         };
         let then = if command == Command::Stop { Served::Stop } else { Served::GoOn };
-        let outcome = carry_out(command, machine, vm, self.tail.as_ref());
+        let outcome = carry_out(command, descriptors, machine, vm, self.tail.as_ref());
         self.tell(&Message::Answer { id: Some(id), outcome });
         then
     }
@@ -136,7 +136,7 @@ impl Control {
         }
         let refusal = match self.socket.receive() {
             Ok(Received::Packet { bytes, descriptors }) => match parse(&bytes, descriptors.len()) {
-                Ok(request) => return Heard::Request(request),
+                Ok(request) => return Heard::Request(request, descriptors),
                 Err(refusal) => refusal,
             },
             Ok(Received::Cut) => (
@@ -201,9 +201,9 @@ impl Control {
 fn parse(packet: &[u8], descriptors: usize) -> Result<Request, (Option<u64>, String)> {
     let request: Request = serde_json::from_slice(packet)
         .map_err(|error| (None, format!("cannot read the request: {error}")))?;
-    match descriptors {
-        0 => Ok(request),
-        count => Err((
+    match (&request.command, descriptors) {
+        (Command::AttachDisk { .. }, _) | (_, 0) => Ok(request),
+        (_, count) => Err((
             Some(request.id),
             format!("cannot take {count} descriptors with this request: it needs none"),
         )),

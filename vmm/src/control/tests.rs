@@ -36,7 +36,7 @@ fn a_request_is_heard_whole() {
     let mut control = Control::new(ours);
     assert!(matches!(control.hear(), Heard::Nothing));
     theirs.send(br#"{"id": 3, "do": "pause"}"#).unwrap();
-    let Heard::Request(request) = control.hear() else { panic!("a request") };
+    let Heard::Request(request, _) = control.hear() else { panic!("a request") };
     assert_eq!(request, Request { id: 3, command: Command::Pause });
     drop(theirs);
     assert!(matches!(control.hear(), Heard::Closed));
@@ -61,7 +61,7 @@ fn what_is_no_request_is_answered_and_the_next_one_is_heard() {
         assert!(answer.contains(r#""id":null,"outcome":{"refused":"#) && answer.contains(why), "{answer}");
     }
     theirs.send(br#"{"id": 4, "do": "stats"}"#).unwrap();
-    assert!(matches!(control.hear(), Heard::Request(_)));
+    assert!(matches!(control.hear(), Heard::Request(..)));
 }
 
 #[test]
@@ -77,6 +77,17 @@ fn descriptors_that_nobody_asked_for_are_closed() {
     assert!(matches!(control.hear(), Heard::Nothing));
     // The end of the pipe: nobody has the other end of it any more.
     assert_eq!(read.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn descriptors_come_with_the_request_that_is_about_them() {
+    let (ours, theirs) = pair();
+    let mut control = Control::new(ours);
+    let attach = br#"{"id": 6, "do": {"attach_disk": {"id": "layers", "layout": "parts"}}}"#;
+    let null = std::fs::File::open("/dev/null").unwrap();
+    send_with(&theirs, attach, &[null.as_raw_fd(); 128]);
+    let Heard::Request(_, descriptors) = control.hear() else { panic!("a request") };
+    assert_eq!(descriptors.len(), 128);
 }
 
 #[test]

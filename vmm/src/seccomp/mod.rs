@@ -118,10 +118,22 @@ const MAIN: &[Call] = &[
     Any(libc::SYS_recvmsg),
     Any(libc::SYS_sendto),
     Any(libc::SYS_mincore),
+    // What is attached by it: measured, locked, partitioned.
+    With(libc::SYS_fcntl, 1, libc::F_GETFL as u64),
+    With(libc::SYS_fcntl, 1, libc::F_SETFL as u64),
+    With(libc::SYS_fcntl, 1, libc::F_OFD_SETLK as u64),
+    Any(libc::SYS_lseek),
+    Any(libc::SYS_fstatfs),
+    With(libc::SYS_ioctl, 1, BLKROGET),
+    Any(libc::SYS_memfd_create),
+    Any(libc::SYS_pwrite64),
     // The vsock socket's name is removed at the end, if it is still ours.
     Any(libc::SYS_statx),
     Any(libc::SYS_unlink),
 ];
+
+/// _IO(0x12, 94)
+const BLKROGET: u64 = 0x125e;
 
 const BLOCK: &[Call] = &[
     Any(libc::SYS_preadv2),

@@ -38,7 +38,7 @@ fn values_that_their_flag_does_not_take() {
     refuses(&["--disk", ""], "cannot use '' for --disk: 'path=' is missing");
     refuses(
         &["--disk", "d,rw"],
-        "cannot use 'd,rw' for --disk: unknown key 'rw' (known: path, ro, id, engine)",
+        "cannot use 'd,rw' for --disk: unknown key 'rw' (known: path, parts, placeholder, ro, id, engine)",
     );
     refuses(
         &["--net", "t,mac=x"],

@@ -77,6 +77,23 @@ impl Buffers {
         }
     }
 
+    /// Moves what is left, but at most `bytes`, into `front` in the place of what was there; gives how much that is.
+    pub fn split_front(&mut self, bytes: u64, front: &mut Self) -> u64 {
+        front.clear();
+        let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
+        for piece in self.remaining() {
+            let iov_len = piece.iov_len.min(left);
+            if iov_len == 0 {
+                break;
+            }
+            front.iovecs.push(iovec { iov_base: piece.iov_base, iov_len });
+            left = left.saturating_sub(iov_len);
+        }
+        let moved = front.iovecs.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
+        self.advance(moved);
+        moved as u64
+    }
+
     /// Reads what is left from `offset` of `file` on, by one call with these flags of preadv2(2); gives the bytes
     /// read, 0 at the end of the file.
     pub fn read_at(&self, file: &File, offset: u64, flags: c_int) -> io::Result<usize> {
@@ -197,6 +214,22 @@ mod tests {
             assert!(buffers.remaining().is_empty());
         }
         assert!(mapped > 100 && refused > 100, "{mapped} mapped, {refused} refused");
+    }
+
+    #[test]
+    fn a_front_and_the_rest_are_the_whole() {
+        let memory = memory();
+        let segments = [(0x100, 0x30), (0xfff0, 0x20), (0x2_0000, 0x200)]
+            .map(|(start, length)| Segment { address: GuestAddress(start), length });
+        let whole = addresses(&memory, &segments).unwrap();
+        for length in [0, 1, 0x30, 0x31, 0x40, 0x50, 0x100, whole.len(), whole.len() + 1] {
+            let (mut buffers, mut front) = (Buffers::default(), Buffers::default());
+            buffers.map(&memory, &segments).unwrap();
+            front.map(&memory, &segments).unwrap();
+            let moved = usize::try_from(buffers.split_front(length as u64, &mut front)).unwrap();
+            assert_eq!(moved, length.min(whole.len()));
+            assert_eq!((bytes(&front), bytes(&buffers)), (whole[..moved].to_vec(), whole[moved..].to_vec()));
+        }
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub const MAX_DISCARD_SECTORS: u32 = 1 << 21;
 /// Most sectors of a write-zeroes: 32 MiB, because where the host's file system cannot do it the device writes.
 pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
 
+/// Where the configuration has the disk's capacity, the one field that changes.
+pub const CAPACITY: usize = 0;
+
 const BLK_SIZE: u32 = 512;
 /// 4 KiB, the host's page, as a power of two of [`BLK_SIZE`].
 const PHYSICAL_BLOCK_EXP: u8 = 3;
@@ -65,7 +68,7 @@ pub const fn bit(number: u32) -> u64 {
 pub fn config(sectors: u64) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
-    put(0, &sectors.to_le_bytes());
+    put(CAPACITY, &sectors.to_le_bytes());
     put(12, &SEG_MAX.to_le_bytes());
     put(20, &BLK_SIZE.to_le_bytes());
     put(24, &[PHYSICAL_BLOCK_EXP]);

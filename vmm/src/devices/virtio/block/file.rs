@@ -7,15 +7,11 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use libc::{c_int, off_t};
-use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use vm_memory::GuestMemoryMmap;
-
-use super::super::buffers::{Buffers, OutsideMemory, Segment};
-use super::request::{Direction, Transfer};
 
 /// Zeroes to write where the host's file system has no call for it.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -30,7 +26,7 @@ mod ioctls {
 #[derive(Debug)]
 pub struct DiskFile {
     /// The file.
-    pub file: File,
+    pub file: Arc<File>,
     /// A block device rather than a regular file.
     pub block_device: bool,
 }
@@ -47,36 +43,6 @@ impl DiskFile {
     /// Whether the file's contents are nowhere but in memory.
     pub fn in_memory(&self) -> bool {
         fstatfs(&self.file).is_ok_and(|statfs| statfs.filesystem_type() == TMPFS_MAGIC)
-    }
-
-    /// Carries out all of `transfer` on `segments`, through `buffers`, with `flags` of preadv2(2): RWF_NOWAIT
-    /// for a read that fails (EAGAIN, EOPNOTSUPP) where it would wait, RWF_DSYNC for a write that is durable when
-    /// it returns. The length of the segments is the transfer's. EFAULT when they leave guest memory.
-    pub fn transfer(
-        &self,
-        transfer: Transfer,
-        flags: c_int,
-        memory: &GuestMemoryMmap,
-        segments: &[Segment],
-        buffers: &mut Buffers,
-    ) -> io::Result<()> {
-        buffers.map(memory, segments).map_err(|OutsideMemory| Errno::EFAULT)?;
-        let mut offset = transfer.offset;
-        while !buffers.remaining().is_empty() {
-            let done = match transfer.direction {
-                Direction::Read => buffers.read_at(&self.file, offset, flags),
-                Direction::Write => buffers.write_at(&self.file, offset, flags),
-            };
-            let done = match done {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The file was cut off after it was opened.
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                done => done?,
-            };
-            buffers.advance(done);
-            offset = offset.saturating_add(done as u64);
-        }
-        Ok(())
     }
 
     /// Makes everything written so far durable.
@@ -148,7 +114,7 @@ mod tests {
         // tmpfs punches holes, but zeroes no ranges.
         let file = File::from(memfd_create("disk", MFdFlags::empty()).unwrap());
         file.write_all_at(&[1; 256 << 10], 0).unwrap();
-        let disk = DiskFile { file, block_device: false };
+        let disk = DiskFile { file: Arc::new(file), block_device: false };
         assert!(disk.in_memory());
         disk.write_zeroes(&(1024..(200 << 10)), false).unwrap();
         let mut bytes = vec![9; 256 << 10];

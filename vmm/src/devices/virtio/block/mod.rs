@@ -1,13 +1,14 @@
-//! Block device (virtio 1.2, section 5.2): a raw file or a block device of the host as the guest's disk.
+//! Block device (virtio 1.2, section 5.2): files or a block device of the host as the guest's disk.
 //!
 //! ```text
-//!  chain ──> request: parsed and checked once ──> file: one system call after the other ──┐
-//!                                            └──> ring: io_uring, many at a time ─────────┴──> status, used ring
+//!  chain ──> request: parsed and checked once ──> medium: one system call after the other ──┐
+//!                                            └──> ring: io_uring, many at a time ───────────┴──> status, used ring
 //! ```
 //!
 //! Data goes between the host's page cache and guest memory without a copy of its own (no O_DIRECT). What is
 //! in flight lives in `ring`, never past a return of [`Block::run`]; what else there is to a disk's state is
-//! its file. Images have no format here: a byte of the disk is a byte of the file.
+//! its medium ([`medium`]), which a placeholder gets while the machine runs ([`placeholder`]). Images have no format
+//! here: a byte of the disk is a byte of a file.
 //!
 //! # System calls of the thread
 //!
@@ -28,7 +29,10 @@
 
 pub mod config;
 pub mod file;
+pub mod gpt;
+pub mod medium;
 pub mod open;
+pub mod placeholder;
 pub mod request;
 pub mod ring;
 pub mod serve;
@@ -36,33 +40,34 @@ pub mod serve;
 mod tests;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use rvm_config::{Disk, IoEngine};
+use rvm_config::{Disk, DiskSource, IoEngine};
 use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES};
 
-use super::buffers::{Buffers, Segment};
+use super::buffers::Segment;
 use super::{Activation, ConfigSpace, DeviceError, DeviceKind, DeviceStats, VirtioDevice};
-use file::DiskFile;
+use medium::{Medium, Progress, Tray};
 pub use open::BlockError;
+pub use placeholder::{AttachError, Placeholder};
 use request::{Limits, SECTOR};
 use ring::Ring;
 use serve::Session;
 
 /// A disk.
 pub struct Block {
-    disk: DiskFile,
+    tray: Tray,
+    read_only: bool,
+    engine: IoEngine,
     /// Without one, a request is carried out when it is taken.
     ring: Option<Ring>,
-    limits: Limits,
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
     config: Arc<ConfigSpace>,
     stats: Arc<DeviceStats>,
     /// The data of the request at hand.
     segments: Vec<Segment>,
-    /// The same, for the host's kernel.
-    buffers: Buffers,
+    /// The same, on its way.
+    progress: Progress,
     /// RWF_DSYNC for a driver that did not take FLUSH, which expects what is written to be durable (5.2.6.2).
     write_flags: libc::c_int,
     /// A failure of the host was logged: further ones are counted only.
@@ -72,43 +77,64 @@ pub struct Block {
 impl Block {
     /// Opens and locks what `disk` names, and makes its ring.
     pub fn open(disk: &Disk) -> Result<Self, BlockError> {
-        let (file, limits) = open::open(&disk.path, disk.read_only)?;
+        let tray = open::open(disk)?.map_or_else(Tray::default, Tray::with);
+        let in_memory = tray.medium().is_some_and(|medium| medium.in_memory());
         let ring = match disk.engine {
             IoEngine::Sync => None,
-            // Nothing there is worth waiting for beside something else.
-            IoEngine::Auto if file.in_memory() => None,
-            IoEngine::Auto => Ring::new(&file.file).map_or_else(|error| say_sync(&disk.path, &error), Some),
+            IoEngine::Auto if in_memory => None,
+            IoEngine::Auto => Ring::new().map_or_else(|error| say_sync(disk, &error), Some),
             IoEngine::IoUring => {
-                let engine = |source| BlockError::Engine { path: disk.path.clone(), source };
-                Some(Ring::new(&file.file).map_err(engine)?)
+                let engine = |source| BlockError::Engine { disk: disk.to_string(), source };
+                Some(Ring::new().map_err(engine)?)
             }
         };
-        let mut block = Self::new(file, ring, limits);
+        let mut block = Self::new(tray, ring, disk.engine, disk.is_read_only());
         for (to, from) in block.id.iter_mut().zip(disk.id.iter().flat_map(|id| id.bytes())) {
             *to = from;
         }
         Ok(block)
     }
 
-    fn new(disk: DiskFile, ring: Option<Ring>, limits: Limits) -> Self {
+    fn new(tray: Tray, ring: Option<Ring>, engine: IoEngine, read_only: bool) -> Self {
+        let sectors = tray.capacity() / SECTOR;
         Self {
-            disk,
+            tray,
+            read_only,
+            engine,
             ring,
             id: [0; VIRTIO_BLK_ID_BYTES as usize],
-            config: Arc::new(ConfigSpace::read_only(&config::config(limits.capacity / SECTOR))),
-            limits,
+            config: Arc::new(ConfigSpace::read_only(&config::config(sectors))),
             stats: Arc::default(),
             segments: Vec::new(),
-            buffers: Buffers::default(),
+            progress: Progress::default(),
             write_flags: 0,
             complained: false,
         }
     }
+
+    /// What gives this device a medium later, if `disk`, which it was opened for, is a placeholder.
+    pub fn placeholder(&self, disk: &Disk) -> Option<Placeholder> {
+        let (DiskSource::Placeholder, Some(id)) = (&disk.source, &disk.id) else {
+            return None;
+        };
+        Some(Placeholder::new(id.clone(), self.read_only, self.tray.clone(), self.config.clone()))
+    }
+
+    /// What the driver may do now.
+    fn limits(&self) -> Limits {
+        Limits { capacity: self.tray.capacity(), read_only: self.read_only }
+    }
+}
+
+/// Whether requests on `medium` go through the ring, if there is one: in memory nothing is worth waiting for beside
+/// something else.
+fn in_ring(engine: IoEngine, medium: &Medium) -> bool {
+    engine == IoEngine::IoUring || !medium.in_memory()
 }
 
 /// The engine of a host without io_uring.
-fn say_sync(path: &Path, error: &io::Error) -> Option<Ring> {
-    log::info!("disk '{}': no io_uring here ({error}); requests go one after the other", path.display());
+fn say_sync(disk: &Disk, error: &io::Error) -> Option<Ring> {
+    log::info!("disk '{disk}': no io_uring here ({error}); requests go one after the other");
     None
 }
 
@@ -118,7 +144,7 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        config::features(self.limits.read_only)
+        config::features(self.read_only)
     }
 
     fn queue_sizes(&self) -> &'static [u16] {

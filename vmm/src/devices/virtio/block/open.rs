@@ -8,14 +8,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rvm_config::control::Layout;
+use rvm_config::{Disk, DiskSource};
 
 use super::file::DiskFile;
-use super::request::{Limits, SECTOR};
+use super::medium::Medium;
+use super::request::SECTOR;
 
 /// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +79,16 @@ pub enum BlockError {
         /// Its length in bytes.
         length: u64,
     },
+    /// A part without a byte.
+    #[error("cannot use '{0}' as a part of a disk: it is empty; check that it is an image")]
+    Empty(PathBuf),
     /// io_uring was asked for, and this host does not have it.
     #[error(
-        "cannot use io_uring for disk '{path}'; allow it on this host, or give engine=auto or engine=sync"
+        "cannot use io_uring for disk '{disk}'; allow it on this host, or give engine=auto or engine=sync"
     )]
     Engine {
         /// The disk.
-        path: PathBuf,
+        disk: String,
         /// What the host said.
         #[source]
         source: io::Error,
@@ -98,23 +106,77 @@ pub enum BlockError {
     },
 }
 
-/// Opens and locks the disk at `path`.
-pub fn open(path: &Path, read_only: bool) -> Result<(DiskFile, Limits), BlockError> {
+/// Opens and locks what is on `disk`: nothing yet, if that is a placeholder.
+pub fn open(disk: &Disk) -> Result<Option<Medium>, BlockError> {
+    let read_only = disk.is_read_only();
+    let (layout, paths) = match &disk.source {
+        DiskSource::Placeholder => return Ok(None),
+        DiskSource::Path(path) => (Layout::Whole, std::slice::from_ref(path)),
+        DiskSource::Parts(paths) => (Layout::Parts, paths.as_slice()),
+    };
+    let open = |path: &PathBuf| check(open_file(path, read_only)?, path, layout, read_only);
+    let files = paths.iter().map(open).collect::<Result<_, _>>()?;
+    arrange(&disk.to_string(), layout, files).map(Some)
+}
+
+/// Locks what `files` are, which come from outside, to be on the disk `id`.
+pub fn take(id: &str, layout: Layout, files: Vec<OwnedFd>, read_only: bool) -> Result<Medium, BlockError> {
+    let taken = (1..).zip(files).map(|(number, file)| {
+        let name = match layout {
+            Layout::Whole => PathBuf::from(id),
+            Layout::Parts => PathBuf::from(format!("{id}, part {number}")),
+        };
+        check_access(&file, &name, read_only)?;
+        check(File::from(file), &name, layout, read_only)
+    });
+    arrange(id, layout, taken.collect::<Result<_, _>>()?)
+}
+
+/// Puts checked files, with their lengths in bytes, onto the disk `name`.
+fn arrange(name: &str, layout: Layout, files: Vec<(DiskFile, u64)>) -> Result<Medium, BlockError> {
+    let io_error = |source| BlockError::Io { attempt: "partition", path: name.into(), source };
+    match layout {
+        Layout::Parts => Medium::partitioned(name.as_bytes(), &files).map_err(io_error),
+        Layout::Whole => {
+            let whole = files.into_iter().next().map(|(file, length)| Medium::whole(file, length));
+            whole.ok_or(io::ErrorKind::NotFound.into()).map_err(io_error)
+        }
+    }
+}
+
+/// Checks that what is read from, and written to, can be.
+fn check_access(file: &OwnedFd, name: &Path, read_only: bool) -> Result<(), BlockError> {
+    let io_error =
+        |errno: Errno| BlockError::Io { attempt: "read", path: name.to_owned(), source: errno.into() };
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).map_err(io_error)?);
+    match flags & OFlag::O_ACCMODE {
+        OFlag::O_RDWR => Ok(()),
+        OFlag::O_RDONLY if read_only => Ok(()),
+        OFlag::O_RDONLY => Err(BlockError::ReadOnly {
+            path: name.to_owned(),
+            why: "its descriptor is open for reading only",
+        }),
+        _ => Err(io_error(Errno::EBADF)),
+    }
+}
+
+/// Checks and locks the open `file`, which messages call `path`; gives its length in bytes.
+fn check(file: File, path: &Path, layout: Layout, read_only: bool) -> Result<(DiskFile, u64), BlockError> {
     let io_error = |attempt| move |source| BlockError::Io { attempt, path: path.to_owned(), source };
-    let mut file = open_file(path, read_only)?;
+    let mut file = file;
     let metadata = file.metadata().map_err(io_error("inspect"))?;
     let kind = metadata.file_type();
     let what = if kind.is_dir() { "a directory" } else { "a character device, a pipe or a socket" };
     if !kind.is_file() && !kind.is_block_device() {
         return Err(BlockError::NotADisk { path: path.to_owned(), what });
     }
-    // Only the opening was not to wait; io_uring would fail what it cannot do at once.
+    // Only the opening was not to wait; io_uring would fail what it cannot do at once. Nor is anything appended.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| io_error("set up")(errno.into()))?;
 
     let block_device = kind.is_block_device();
     // The length of a block device is where it ends; its metadata does not tell.
-    let capacity = file.seek(SeekFrom::End(0)).map_err(io_error("measure"))?;
-    let disk = DiskFile { file, block_device };
+    let length = file.seek(SeekFrom::End(0)).map_err(io_error("measure"))?;
+    let disk = DiskFile { file: Arc::new(file), block_device };
     let read_only_because = |why| BlockError::ReadOnly { path: path.to_owned(), why };
     if !read_only && !block_device && metadata.mode() & 0o222 == 0 {
         // The superuser could write all the same; whoever took the permission from everyone meant them too.
@@ -123,11 +185,15 @@ pub fn open(path: &Path, read_only: bool) -> Result<(DiskFile, Limits), BlockErr
     if !read_only && block_device && disk.write_protected().map_err(io_error("inspect"))? {
         return Err(read_only_because("the device is write-protected"));
     }
-    if capacity == 0 || !capacity.is_multiple_of(SECTOR) {
-        return Err(BlockError::Size { path: path.to_owned(), length: capacity });
+    match layout {
+        Layout::Whole if length == 0 || !length.is_multiple_of(SECTOR) => {
+            return Err(BlockError::Size { path: path.to_owned(), length });
+        }
+        Layout::Parts if length == 0 => return Err(BlockError::Empty(path.to_owned())),
+        Layout::Whole | Layout::Parts => {}
     }
     lock(&disk.file, path, read_only)?;
-    Ok((disk, Limits { capacity, read_only }))
+    Ok((disk, length))
 }
 
 fn open_file(path: &Path, read_only: bool) -> Result<File, BlockError> {
@@ -196,6 +262,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use rvm_config::IoEngine;
+
     use super::*;
 
     /// A directory of its own, gone with the test.
@@ -223,6 +291,15 @@ mod tests {
         }
     }
 
+    /// The length of the disk at `path`, which is held open.
+    fn open(path: &Path, read_only: bool) -> Result<(Medium, u64), BlockError> {
+        let source = DiskSource::Path(path.to_owned());
+        let disk = Disk { source, read_only, id: None, engine: IoEngine::Sync };
+        let medium = super::open(&disk)?.expect("it is no placeholder");
+        let capacity = medium.capacity();
+        Ok((medium, capacity))
+    }
+
     fn error(path: &Path, read_only: bool) -> (BlockError, String) {
         let error = open(path, read_only).err().unwrap();
         let text = error.to_string().replace(path.to_str().unwrap(), "DISK");
@@ -232,9 +309,8 @@ mod tests {
     #[test]
     fn a_file_is_as_long_as_it_is() {
         let directory = Directory::new();
-        let (disk, limits) = open(&directory.file(1536), true).unwrap();
-        assert_eq!(limits, Limits { capacity: 1536, read_only: true });
-        assert!(!disk.block_device);
+        let (_medium, capacity) = open(&directory.file(1536), true).unwrap();
+        assert_eq!(capacity, 1536);
     }
 
     #[test]

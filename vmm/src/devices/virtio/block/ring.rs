@@ -12,14 +12,14 @@
 //!
 //! The ring is made before the thread that uses it is confined, and is then restricted by itself to vectored
 //! reads, vectored writes and fsyncs: what a confined thread cannot do by system calls it cannot do through its
-//! ring either. The disk is not registered with the ring: the kernel takes a ring apart some time after its
+//! ring either. The disk's files are not registered with the ring: the kernel takes a ring apart some time after its
 //! process has ended, and until then a registered file would stay open, its lock held and its file system busy.
 
 #![allow(unsafe_code, reason = "the kernel is given pointers into guest memory and into the slots")]
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::register::Restriction;
@@ -30,14 +30,14 @@ use libc::c_int;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::super::buffers::{Buffers, OutsideMemory, Segment};
+use super::super::buffers::{OutsideMemory, Segment};
 use super::config::QUEUE_SIZE;
+use super::medium::{Medium, Piece, Progress};
 use super::request::{Direction, Request, Work};
 
 /// The rings shared with the kernel, and what is in flight in them.
 pub struct Ring {
     ring: IoUring,
-    disk: File,
     /// Written by the kernel when something completes, except while [`Ring::work`] lasts.
     completed: EventFd,
     /// One for each descriptor head of the queue.
@@ -52,15 +52,15 @@ pub struct Ring {
 #[derive(Default)]
 struct Slot {
     request: Option<Request>,
+    /// What it is about.
+    medium: Option<Arc<Medium>>,
     /// Of a transfer: what is left.
-    buffers: Buffers,
-    /// Of a transfer: where on the disk that is.
-    offset: u64,
+    progress: Progress,
 }
 
 impl Ring {
-    /// A ring for `file`. Fails where the host has no io_uring, or lets this process have none.
-    pub fn new(file: &File) -> io::Result<Self> {
+    /// A ring for any files. Fails where the host has no io_uring, or lets this process have none.
+    pub fn new() -> io::Result<Self> {
         let ring = IoUring::builder().setup_r_disabled().build(QUEUE_SIZE.into())?;
         let completed = EventFd::new(EFD_NONBLOCK)?;
         let submitter = ring.submitter();
@@ -73,8 +73,7 @@ impl Ring {
         submitter.register_enable_rings()?;
         let slots = std::iter::repeat_with(Slot::default).take(QUEUE_SIZE.into()).collect();
         let memory = GuestMemoryMmap::default();
-        let disk = file.try_clone()?;
-        Ok(Self { ring, disk, completed, slots, in_flight: 0, bytes: 0, memory, write_flags: 0 })
+        Ok(Self { ring, completed, slots, in_flight: 0, bytes: 0, memory, write_flags: 0 })
     }
 
     /// Readable when something completed.
@@ -105,16 +104,21 @@ impl Ring {
         self.bytes
     }
 
-    /// Takes on a transfer of `segments`, not an empty one, or a flush. Its head is not in flight. The kernel
-    /// is told by [`Self::next_finished`] or [`Self::wait`].
-    pub fn begin(&mut self, request: &Request, segments: &[Segment]) -> Result<(), OutsideMemory> {
+    /// Takes on a transfer of `segments`, not an empty one, or a flush, on `medium`. Its head is not in flight. The
+    /// kernel is told by [`Self::next_finished`] or [`Self::wait`].
+    pub fn begin(
+        &mut self,
+        request: &Request,
+        segments: &[Segment],
+        medium: &Arc<Medium>,
+    ) -> Result<(), OutsideMemory> {
         assert!(!self.holds(request.head), "a head is in flight once");
         let index = usize::from(request.head);
         let slot = self.slots.get_mut(index).ok_or(OutsideMemory)?;
         if let Work::Transfer(transfer) = &request.work {
-            slot.buffers.map(&self.memory, segments)?;
-            slot.offset = transfer.offset;
+            slot.progress.start(transfer.offset, &self.memory, segments)?;
         }
+        slot.medium = Some(medium.clone());
         self.bytes = self.bytes.saturating_add(request.work.bytes());
         self.in_flight = self.in_flight.saturating_add(1);
         slot.request = Some(request.clone());
@@ -139,11 +143,12 @@ impl Ring {
             };
             let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
             let slot = self.slots.get_mut(index).expect("the kernel answers what it was asked");
-            let Some(result) = slot.progress(entry.result()) else {
+            let Some(result) = slot.take(entry.result()) else {
                 self.push(index);
                 continue;
             };
-            slot.buffers.clear();
+            slot.progress.clear();
+            slot.medium = None;
             let request = slot.request.take().expect("the kernel answers once");
             self.in_flight = self.in_flight.saturating_sub(1);
             self.bytes = self.bytes.saturating_sub(request.work.bytes());
@@ -167,11 +172,12 @@ impl Ring {
 
     /// Puts what the slot at `index` has left to do into the submission ring.
     fn push(&mut self, index: usize) {
-        let slot = self.slots.get(index).filter(|slot| slot.request.is_some());
-        let entry = slot.expect("a slot with a request").entry(Fd(self.disk.as_raw_fd()), self.write_flags);
+        let slot = self.slots.get_mut(index).filter(|slot| slot.request.is_some());
+        let entry =
+            slot.and_then(|slot| slot.entry(self.write_flags)).expect("a slot with something left to do");
         let entry = entry.user_data(index as u64);
-        // SAFETY: the iovec is the slot's, the memory it names is `self.memory`. Neither is touched until the
-        // request is finished: the slot is taken, and whoever drops the ring waits first.
+        // SAFETY: the iovec is the slot's, the memory it names is `self.memory`, the file is of the slot's medium.
+        // None is touched until the request is finished: the slot is taken, and whoever drops the ring waits first.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.expect("the submission ring has room for every slot");
     }
@@ -209,19 +215,21 @@ impl Drop for Ring {
 
 impl Slot {
     /// What the kernel is asked to do next.
-    fn entry(&self, disk: Fd, write_flags: c_int) -> Entry {
-        let iovecs = self.buffers.remaining();
-        let count = u32::try_from(iovecs.len()).unwrap_or(u32::MAX);
-        match self.direction() {
-            Some(Direction::Read) => {
-                opcode::Readv::new(disk, iovecs.as_ptr(), count).offset(self.offset).build()
+    fn entry(&mut self, write_flags: c_int) -> Option<Entry> {
+        let (direction, medium) = (self.direction(), self.medium.as_ref()?);
+        let Some(direction) = direction else {
+            let disk = Fd(medium.file().file.as_raw_fd());
+            return Some(opcode::Fsync::new(disk).flags(FsyncFlags::DATASYNC).build());
+        };
+        let Piece { file, offset, data } = self.progress.piece(medium)?;
+        let (file, iovecs) = (Fd(file.as_raw_fd()), data.remaining());
+        let count = u32::try_from(iovecs.len()).ok()?;
+        Some(match direction {
+            Direction::Read => opcode::Readv::new(file, iovecs.as_ptr(), count).offset(offset).build(),
+            Direction::Write => {
+                opcode::Writev::new(file, iovecs.as_ptr(), count).offset(offset).rw_flags(write_flags).build()
             }
-            Some(Direction::Write) => opcode::Writev::new(disk, iovecs.as_ptr(), count)
-                .offset(self.offset)
-                .rw_flags(write_flags)
-                .build(),
-            None => opcode::Fsync::new(disk).flags(FsyncFlags::DATASYNC).build(),
-        }
+        })
     }
 
     /// Of a transfer; what else is in flight is a flush.
@@ -232,8 +240,8 @@ impl Slot {
         }
     }
 
-    /// Takes the kernel's `result`: `None` when the rest has to be asked for.
-    fn progress(&mut self, result: i32) -> Option<io::Result<()>> {
+    /// Takes the kernel's `result`: `None` when there is more to ask for.
+    fn take(&mut self, result: i32) -> Option<io::Result<()>> {
         match usize::try_from(result) {
             Err(_) if matches!(result.wrapping_neg(), libc::EINTR | libc::EAGAIN) => None,
             Err(_) => Some(Err(io::Error::from_raw_os_error(result.wrapping_neg()))),
@@ -241,9 +249,8 @@ impl Slot {
             // The file was cut off after it was opened.
             Ok(0) => Some(Err(io::ErrorKind::UnexpectedEof.into())),
             Ok(done) => {
-                self.buffers.advance(done);
-                self.offset = self.offset.saturating_add(done as u64);
-                self.buffers.remaining().is_empty().then_some(Ok(()))
+                self.progress.advance(done);
+                self.progress.is_done().then_some(Ok(()))
             }
         }
     }
@@ -252,16 +259,18 @@ impl Slot {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
     fn a_ring_does_nothing_but_vectored_io_and_flushes() {
         let zero = File::open("/dev/zero").unwrap();
-        let mut ring = match Ring::new(&zero) {
+        let mut ring = match Ring::new() {
             Ok(ring) => ring,
             Err(error) => return println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
         };
-        let (ring, disk) = (&mut ring.ring, Fd(ring.disk.as_raw_fd()));
+        let (ring, disk) = (&mut ring.ring, Fd(zero.as_raw_fd()));
         let mut byte = 0_u8;
         let iovec = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
         let entries = [

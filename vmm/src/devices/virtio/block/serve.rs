@@ -11,6 +11,7 @@
 //! pwritev2, and the interrupt's write.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -20,9 +21,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::buffers::{OutsideMemory, copy_to};
 use super::super::{DeviceError, Interrupt, VirtQueue};
-use super::Block;
+use super::medium::Medium;
 use super::request::{self, Direction, Request, Status, Work};
 use super::ring::Ring;
+use super::{Block, in_ring};
 use crate::event_loop::Poller;
 
 /// Bytes after which a pass over the queue ends, so that a stop is heard however much a driver asks for.
@@ -123,8 +125,8 @@ impl Session<'_> {
             if self.block.ring.as_ref().is_some_and(|ring| ring.holds(head)) {
                 return Err(DeviceError::HeadInFlight { index: 0, head });
             }
-            let (limits, segments) = (&self.block.limits, &mut self.block.segments);
-            let request = request::parse(chain, self.memory, limits, segments)
+            let limits = self.block.limits();
+            let request = request::parse(chain, self.memory, &limits, &mut self.block.segments)
                 .ok_or(DeviceError::Chain { index: 0, head })?;
             bytes = bytes.saturating_add(request.work.bytes());
             if let Some(result) = self.begin(&request)? {
@@ -142,8 +144,9 @@ impl Session<'_> {
     /// could cost a second wake-up and a kernel thread, on file systems that io_uring cannot ask not to wait
     /// (writes on ext4, everything on overlayfs).
     fn begin(&mut self, request: &Request) -> Result<Option<Result<u64, Failure>>, DeviceError> {
-        let Block { disk, ring, segments, buffers, write_flags, .. } = &mut *self.block;
-        let Some(ring) = ring.as_mut().filter(|_| request.work.takes_time()) else {
+        let Block { tray, ring, engine, segments, progress, write_flags, .. } = &mut *self.block;
+        let long = |medium: &&Arc<Medium>| request.work.takes_time() && in_ring(*engine, medium);
+        let (Some(ring), Some(medium)) = (ring, tray.medium().filter(long)) else {
             return Ok(Some(self.carry_out(request)));
         };
         let available = self.queue.ring.avail_idx(self.memory, Ordering::Relaxed).map_err(broken)?;
@@ -153,32 +156,36 @@ impl Session<'_> {
                 Direction::Read => Some(libc::RWF_NOWAIT),
                 Direction::Write => Some(0).filter(|flags| flags == write_flags),
             };
-            let done = |flags| disk.transfer(transfer, flags, self.memory, segments, buffers).is_ok();
+            let done = |flags| medium.transfer(transfer, flags, self.memory, segments, progress).is_ok();
             // What fails here fails in the ring again, or takes its time there.
             if flags.is_some_and(done) {
                 return Ok(Some(Ok(request.work.bytes_read())));
             }
         }
-        let begun = ring.begin(request, segments);
+        let begun = ring.begin(request, segments, medium);
         Ok(begun.err().map(|OutsideMemory| Err(Failure::Refused(Status::IoError))))
     }
 
     /// Does what `request` asks for, its data in the block's segments; gives the bytes put into guest memory.
     fn carry_out(&mut self, request: &Request) -> Result<u64, Failure> {
-        let Block { disk, id, segments, buffers, write_flags, .. } = &mut *self.block;
-        match &request.work {
-            Work::Transfer(transfer) => {
-                let flags = if transfer.direction == Direction::Write { *write_flags } else { 0 };
-                disk.transfer(*transfer, flags, self.memory, segments, buffers)?;
-            }
-            Work::Flush => disk.flush()?,
-            Work::Discard(range) => disk.discard(range)?,
-            Work::WriteZeroes { range, unmap } => disk.write_zeroes(range, *unmap)?,
-            Work::GetId => {
+        let Block { tray, id, segments, progress, write_flags, .. } = &mut *self.block;
+        match (&request.work, tray.medium()) {
+            (Work::GetId, _) => {
                 let copied = copy_to(self.memory, segments, id);
                 return copied.ok_or(Failure::Refused(Status::IoError));
             }
-            Work::Refuse(status) => return Err(Failure::Refused(*status)),
+            (Work::Refuse(status), _) => return Err(Failure::Refused(*status)),
+            // Without a medium what is not refused is about no bytes at all.
+            (_, None) => {}
+            (Work::Transfer(transfer), Some(medium)) => {
+                let flags = if transfer.direction == Direction::Write { *write_flags } else { 0 };
+                medium.transfer(*transfer, flags, self.memory, segments, progress)?;
+            }
+            (Work::Flush, Some(medium)) => medium.file().flush()?,
+            (Work::Discard(range), Some(medium)) => medium.file().discard(range)?,
+            (Work::WriteZeroes { range, unmap }, Some(medium)) => {
+                medium.file().write_zeroes(range, *unmap)?
+            }
         }
         Ok(request.work.bytes_read())
     }

@@ -96,7 +96,7 @@ fn a_reset_under_load_leaves_nothing_in_flight() {
 fn machine_on_a_pipe() -> Option<(Machine, File)> {
     let (reader, writer) = std::io::pipe().unwrap();
     let file = File::from(OwnedFd::from(reader));
-    match Ring::new(&file) {
+    match ring() {
         Ok(ring) => Some((machine_on(file, Some(ring)), File::from(OwnedFd::from(writer)))),
         Err(error) => {
             println!("\nrvm-tests: cannot run: this host has no io_uring: {error}");

@@ -35,7 +35,7 @@ fn a_file_cut_off_under_the_disk_is_an_error_of_the_read() {
 fn a_full_host_is_an_error_of_the_write() {
     for with_ring in [false, true] {
         let full = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let ring = match with_ring.then(|| Ring::new(&full)).transpose() {
+        let ring = match with_ring.then(ring).transpose() {
             Ok(ring) => ring,
             Err(error) => return println!("\nrvm-tests: cannot run: this host has no io_uring: {error}"),
         };
@@ -93,7 +93,7 @@ impl Drop for Loop {
 fn a_block_device_is_a_disk() {
     on_every_engine(|engine| {
         let Some(device) = Loop::new(&[]) else { return };
-        let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine };
+        let disk = disk_at(&device.device, engine);
         let mut machine = Machine::with(&disk, Image::new(512));
         assert_eq!(machine.driver.register(VIRTIO_MMIO_CONFIG), u32::try_from(SIZE / 512).unwrap());
         assert_eq!(machine.write(8, &[0xaa; 8 * 512]), OK);
@@ -110,7 +110,7 @@ fn a_block_device_is_a_disk() {
 #[test]
 fn a_write_protected_block_device_is_not_opened_for_writing() {
     let Some(device) = Loop::new(&["--read-only"]) else { return };
-    let disk = Disk { path: device.device.clone(), read_only: false, id: None, engine: IoEngine::Sync };
+    let disk = disk_at(&device.device, IoEngine::Sync);
     let error = Block::open(&disk).err().unwrap();
     assert!(matches!(error, BlockError::ReadOnly { .. } | BlockError::Permission { .. }), "{error}");
     Block::open(&Disk { read_only: true, ..disk }).unwrap();
@@ -122,7 +122,7 @@ fn a_disk_is_free_again_as_soon_as_its_process_was_killed() {
         "devices::virtio::block::tests::host::a_disk_is_free_again_as_soon_as_its_process_was_killed";
     const DISK: &str = "RVM_TEST_DISK";
     if let Some(path) = std::env::var_os(DISK) {
-        let disk = Disk { path: path.into(), read_only: false, id: None, engine: IoEngine::Auto };
+        let disk = disk_at(Path::new(&path), IoEngine::Auto);
         read_without_end(&disk);
     }
     for _ in 0..10 {
@@ -208,6 +208,6 @@ fn a_disk_needs_no_call_that_its_filter_forbids() {
 fn a_block_device_needs_no_call_that_its_filter_forbids() {
     on_every_engine(|engine| {
         let Some(device) = Loop::new(&[]) else { return };
-        do_everything_confined(&Disk { path: device.device.clone(), read_only: false, id: None, engine });
+        do_everything_confined(&disk_at(&device.device, engine));
     });
 }

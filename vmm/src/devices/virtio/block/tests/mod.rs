@@ -9,12 +9,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rvm_config::{Disk, IoEngine};
+use rvm_config::{Disk, DiskSource, IoEngine};
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -26,7 +26,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::file::DiskFile;
-use super::request::Limits;
+use super::medium::{Medium, Tray};
 use super::ring::Ring;
 use super::{Block, BlockError};
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part, Random};
@@ -36,6 +36,7 @@ use crate::seccomp::{Filters, ThreadKind};
 mod flight;
 mod host;
 mod hostile;
+mod parts;
 mod requests;
 
 /// Bytes of the disk that most tests use.
@@ -60,7 +61,7 @@ impl Image {
     }
 
     fn disk(&self, engine: IoEngine) -> Disk {
-        Disk { path: self.0.clone(), read_only: false, id: Some("root".into()), engine }
+        Disk { id: Some("root".into()), ..disk_at(&self.0, engine) }
     }
 
     fn read(&self, offset: u64, length: usize) -> Vec<u8> {
@@ -75,6 +76,11 @@ impl Drop for Image {
         // A test may have put something else in its place.
         fs::remove_file(&self.0).ok();
     }
+}
+
+/// A disk that can be written to.
+fn disk_at(path: &Path, engine: IoEngine) -> Disk {
+    Disk { source: DiskSource::Path(path.into()), read_only: false, id: None, engine }
 }
 
 /// A driver of a disk on an image.
@@ -175,15 +181,15 @@ fn on_every_engine(test: impl Fn(IoEngine)) {
     }
 }
 
-/// A ring, on a file that does not matter.
+/// A ring.
 fn ring() -> std::io::Result<Ring> {
-    Ring::new(&File::open("/dev/null").unwrap())
+    Ring::new()
 }
 
 /// A machine whose disk is `file`, of a size that no request here exceeds.
 fn machine_on(file: File, ring: Option<Ring>) -> Machine {
-    let disk = DiskFile { file, block_device: false };
-    let block = Block::new(disk, ring, Limits { capacity: 1 << 30, read_only: false });
+    let file = DiskFile { file: Arc::new(file), block_device: false };
+    let block = Block::new(Tray::with(Medium::whole(file, 1 << 30)), ring, IoEngine::IoUring, false);
     let stats = block.stats();
     Machine { driver: Driver::start(Box::new(block), u64::MAX), stats, image: Image::new(512) }
 }

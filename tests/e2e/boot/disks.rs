@@ -1,0 +1,101 @@
+//! Disks made of several images, and disks that appear while the VM runs, seen from inside.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
+
+use rvm_config::control::{Command, Layout, Outcome, Reason};
+use tempfile::TempDir;
+
+use super::control::Supervisor;
+use super::run::said_by;
+
+/// An erofs image with one file, named and filled with `word`.
+fn image(directory: &Path, word: &str) -> PathBuf {
+    let tree = directory.join(word);
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join(word), word).unwrap();
+    let image = directory.join(format!("{word}.erofs"));
+    let made = Process::new("mkfs.erofs").arg("--quiet").arg(&image).arg(&tree).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    image
+}
+
+/// Mounts what is on the partitions of `/dev/vda`, and shows it.
+const SHOW_PARTITIONS: &str = "
+    for part in 1 2 3; do mkdir /mnt/$part; mount -t erofs /dev/vda$part /mnt/$part; done
+    echo $(cat /mnt/*/*) $(cat /sys/block/vda/ro)";
+
+#[test]
+fn images_are_partitions_of_one_disk() {
+    let directory = TempDir::new().unwrap();
+    let images = ["one", "two", "three"].map(|word| image(directory.path(), word).display().to_string());
+    for engine in ["io-uring", "sync"] {
+        let disk = format!("parts={},engine={engine}", images.join(":"));
+        let names = "cd /sys/block/vda; grep -h PARTNAME vda*/uevent";
+        let said = said_by(&["--disk", &disk], &format!("mkdir -p /mnt; {SHOW_PARTITIONS}; {names}"));
+        assert_eq!(said, "one two three 1\nPARTNAME=part1\nPARTNAME=part2\nPARTNAME=part3\n");
+    }
+}
+
+/// Waits until `/dev/vda` has a size.
+const WAIT_FOR_DISK: &str = "
+    echo waiting; while [ $(cat /sys/block/vda/size) = 0 ]; do :; done";
+
+/// Boots `script` with a placeholder, a disk with these further `options`.
+fn boot_with_placeholder(options: &str, script: &str) -> (Supervisor, super::run::Running) {
+    let disk = format!("placeholder=on,id=later{options}");
+    let (mut supervisor, running) =
+        Supervisor::boot(&["--console", "captured", "--disk", &disk, "--", "sh", "-c", script]);
+    supervisor.wait_ready();
+    loop {
+        let Outcome::Console(words) = supervisor.ask(Command::ConsoleTail) else { panic!("the console") };
+        if words.contains("waiting") {
+            return (supervisor, running);
+        }
+    }
+}
+
+fn attach(layout: Layout) -> Command {
+    Command::AttachDisk { id: "later".into(), layout }
+}
+
+#[test]
+fn images_appear_on_a_placeholder_while_the_guest_runs() {
+    let directory = TempDir::new().unwrap();
+    let images = ["one", "two", "three"].map(|word| image(directory.path(), word));
+    let files = || images.iter().map(|image| File::open(image).unwrap().into()).collect::<Vec<OwnedFd>>();
+    let script = format!(
+        "mkdir -p /mnt; cat /sys/block/vda/serial; {WAIT_FOR_DISK}
+         busybox blockdev --rereadpt /dev/vda; {SHOW_PARTITIONS}"
+    );
+    let (mut supervisor, running) = boot_with_placeholder(",ro", &script);
+    let refused = supervisor.ask_with(Command::AttachDisk { id: "x".into(), layout: Layout::Parts }, files());
+    let why = "cannot attach to disk 'x': the VM has no placeholder of this id";
+    assert_eq!(refused, Outcome::Refused(why.into()));
+    assert_eq!(supervisor.ask_with(attach(Layout::Parts), files()), Outcome::Done);
+    let ended = supervisor.ended();
+    let console = ended.console.unwrap();
+    assert_eq!((ended.reason, ended.status), (Reason::Exited, 0), "{console}");
+    assert!(console.contains("later") && console.contains("one two three 1"), "{console}");
+    assert_eq!(running.end().error, "");
+}
+
+#[test]
+fn a_whole_disk_appears_and_is_written_to() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("disk");
+    fs::write(&path, "from the host\n").unwrap();
+    let disk = File::options().read(true).write(true).open(&path).unwrap();
+    disk.set_len(1 << 20).unwrap();
+    let script = format!(
+        "{WAIT_FOR_DISK}
+         head -n 1 /dev/vda; echo from the guest | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null"
+    );
+    let (mut supervisor, _running) = boot_with_placeholder("", &script);
+    assert_eq!(supervisor.ask_with(attach(Layout::Whole), vec![disk.into()]), Outcome::Done);
+    let console = supervisor.ended().console.unwrap();
+    assert!(console.contains("from the host"), "{console}");
+    assert!(fs::read(&path).unwrap().starts_with(b"from the guest\n"));
+}
