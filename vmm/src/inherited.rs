@@ -3,7 +3,9 @@
 #![allow(unsafe_code, reason = "a number becomes a descriptor")]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{SockType, UnixAddr, getpeername, getsockopt, sockopt};
 
 /// A descriptor of our own for the inherited `fd`. A number that is no open descriptor is an error (EBADF).
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
@@ -14,6 +16,15 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor was made just now and belongs to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// The same of a connected Unix socket of type `kind`; `None` for another socket.
+pub fn connected_socket(fd: RawFd, kind: SockType) -> io::Result<Option<OwnedFd>> {
+    let socket = duplicate(fd)?;
+    let right_kind = getsockopt(&socket, sockopt::SockType)? == kind;
+    // Another family's address is none of a Unix socket.
+    let connected = right_kind && getpeername::<UnixAddr>(socket.as_raw_fd()).is_ok();
+    Ok(connected.then_some(socket))
 }
 
 #[cfg(test)]

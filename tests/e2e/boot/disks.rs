@@ -23,9 +23,8 @@ fn image(directory: &Path, word: &str) -> PathBuf {
 }
 
 /// Mounts what is on the partitions of `/dev/vda`, and shows it.
-const SHOW_PARTITIONS: &str = "
-    for part in 1 2 3; do mkdir /mnt/$part; mount -t erofs /dev/vda$part /mnt/$part; done
-    echo $(cat /mnt/*/*) $(cat /sys/block/vda/ro)";
+const SHOW_PARTITIONS: &str = "for part in 1 2 3; do mkdir /mnt/$part; mount -t erofs /dev/vda$part /mnt/$part; done; \
+                               echo $(cat /mnt/*/*) $(cat /sys/block/vda/ro)";
 
 #[test]
 fn images_are_partitions_of_one_disk() {
@@ -40,8 +39,7 @@ fn images_are_partitions_of_one_disk() {
 }
 
 /// Waits until `/dev/vda` has a size.
-const WAIT_FOR_DISK: &str = "
-    echo waiting; while [ $(cat /sys/block/vda/size) = 0 ]; do :; done";
+const WAIT_FOR_DISK: &str = "echo waiting; while [ $(cat /sys/block/vda/size) = 0 ]; do :; done";
 
 /// Boots `script` with a placeholder, a disk with these further `options`.
 fn boot_with_placeholder(options: &str, script: &str) -> (Supervisor, super::run::Running) {
@@ -67,7 +65,7 @@ fn images_appear_on_a_placeholder_while_the_guest_runs() {
     let images = ["one", "two", "three"].map(|word| image(directory.path(), word));
     let files = || images.iter().map(|image| File::open(image).unwrap().into()).collect::<Vec<OwnedFd>>();
     let script = format!(
-        "mkdir -p /mnt; cat /sys/block/vda/serial; {WAIT_FOR_DISK}
+        "mkdir -p /mnt; cat /sys/block/vda/serial; {WAIT_FOR_DISK}; \
          busybox blockdev --rereadpt /dev/vda; {SHOW_PARTITIONS}"
     );
     let (mut supervisor, running) = boot_with_placeholder(",ro", &script);
@@ -90,8 +88,8 @@ fn a_whole_disk_appears_and_is_written_to() {
     let disk = File::options().read(true).write(true).open(&path).unwrap();
     disk.set_len(1 << 20).unwrap();
     let script = format!(
-        "{WAIT_FOR_DISK}
-         head -n 1 /dev/vda; echo from the guest | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null"
+        "{WAIT_FOR_DISK}; head -n 1 /dev/vda; \
+         echo from the guest | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null"
     );
     let (mut supervisor, _running) = boot_with_placeholder("", &script);
     assert_eq!(supervisor.ask_with(attach(Layout::Whole), vec![disk.into()]), Outcome::Done);

@@ -16,7 +16,7 @@ mod units;
 pub use control::Control;
 pub use limits::{ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MAX_TAG, MIN_MEMORY};
 pub use machine::{Balloon, Console, Kernel, VmConfig};
-pub use network::{MacAddress, Net, Tap, Vsock};
+pub use network::{MacAddress, Net, NetHost, Socket, Tap, Vsock};
 pub use options::OptionError;
 pub use share::{CachePolicy, Share};
 pub use storage::{Disk, DiskSource, IoEngine, MAX_DISK_PARTS};

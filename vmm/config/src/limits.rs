@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Console, Control, Disk, DiskSource, MAX_DISK_PARTS, MemorySize, Share, Tap, VmConfig};
+use crate::{Console, Control, Disk, DiskSource, MAX_DISK_PARTS, MemorySize, NetHost, Share, Tap, VmConfig};
 
 /// Most virtual CPUs of a machine.
 pub const MAX_CPUS: u8 = 32;
@@ -194,14 +194,15 @@ impl VmConfig {
     fn validate_nets(&self) -> Result<(), ConfigError> {
         let mut taken = HashSet::new();
         for net in &self.nets {
-            if let Tap::Name(name) = &net.tap {
+            if let NetHost::Tap(Tap::Name(name)) = &net.host {
                 let odd = |byte: u8| byte == b'/' || byte.is_ascii_whitespace() || byte.is_ascii_control();
                 if !(1..=MAX_TAP_NAME).contains(&name.len()) || name.bytes().any(odd) {
                     return Err(ConfigError::TapName(name.clone()));
                 }
             }
-            if !taken.insert(&net.tap) {
-                return Err(ConfigError::TapTwice(net.tap.to_string()));
+            // A descriptor is one, whatever it is taken for.
+            if !taken.insert(net.host.to_string()) {
+                return Err(ConfigError::TapTwice(net.host.to_string()));
             }
             if let Some(mtu @ 0..68) = net.mtu {
                 return Err(ConfigError::Mtu(mtu));
@@ -318,6 +319,13 @@ mod tests {
         assert_eq!(captured(Some(Control { fd: 3 })).validate(), Ok(()));
         let both = machine(|machine| machine.control = Some(Control { fd: 0 }));
         assert_eq!(both.validate(), Err(ConfigError::ControlIsInput));
+    }
+
+    #[test]
+    fn a_descriptor_is_given_to_one_card() {
+        let nets = vec!["fd=5".parse().expect("a card"), "socket-fd=5".parse().expect("a card")];
+        let twice = machine(|machine| machine.nets = nets);
+        assert_eq!(twice.validate(), Err(ConfigError::TapTwice("descriptor 5".into())));
     }
 
     #[test]

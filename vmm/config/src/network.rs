@@ -8,22 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::options::{OptionError, flag, pairs, value};
 
-/// A network card: virtio-net behind a tap device of the host.
+/// A network card: virtio-net with its other end on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Net {
     /// The host's end.
-    pub tap: Tap,
+    pub host: NetHost,
     /// The card's address; without one a random, locally administered one.
-    #[serde(default)]
     pub mac: Option<MacAddress>,
     /// The largest packet, in bytes without the Ethernet header: 68 to 65535. Told to the guest; without it
     /// the guest takes 1500.
-    #[serde(default)]
     pub mtu: Option<u16>,
-    /// Checksum and segmentation offloads, both ways.
-    #[serde(default = "yes")]
+    /// Checksum and segmentation offloads, both ways. A socket has none.
     pub offload: bool,
+}
+
+/// What a card is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetHost {
+    /// A tap device.
+    Tap(Tap),
+    /// A program that takes the guest's frames as a stream, such as passt.
+    Socket(Socket),
+}
+
+/// A connected Unix stream socket on which every Ethernet frame stands behind its length, a big-endian number of 32
+/// bits: what QEMU calls a stream network backend, and passt speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    /// An open descriptor, inherited by this process.
+    pub fd: i32,
 }
 
 /// Which tap device a card is connected to.
@@ -34,6 +49,52 @@ pub enum Tap {
     Name(String),
     /// An open descriptor of a tap device, inherited by this process, with IFF_VNET_HDR.
     Fd(i32),
+}
+
+/// A card as it is written in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tap: Option<Tap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    socket: Option<Socket>,
+    #[serde(default)]
+    mac: Option<MacAddress>,
+    #[serde(default)]
+    mtu: Option<u16>,
+    #[serde(default = "yes")]
+    offload: bool,
+}
+
+/// A card with no end on the host, or with two.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a network card has exactly one of `tap` and `socket`")]
+struct OneHost;
+
+impl TryFrom<Written> for Net {
+    type Error = OneHost;
+
+    fn try_from(written: Written) -> Result<Self, OneHost> {
+        let Written { tap, socket, mac, mtu, offload } = written;
+        let host = match (tap, socket) {
+            (Some(tap), None) => NetHost::Tap(tap),
+            (None, Some(socket)) => NetHost::Socket(socket),
+            _ => return Err(OneHost),
+        };
+        Ok(Self { host, mac, mtu, offload })
+    }
+}
+
+impl From<Net> for Written {
+    fn from(net: Net) -> Self {
+        let Net { host, mac, mtu, offload } = net;
+        let (tap, socket) = match host {
+            NetHost::Tap(tap) => (Some(tap), None),
+            NetHost::Socket(socket) => (None, Some(socket)),
+        };
+        Self { tap, socket, mac, mtu, offload }
+    }
 }
 
 /// An Ethernet address.
@@ -65,33 +126,37 @@ fn first_guest_cid() -> u32 {
     3
 }
 
-/// `NAME[,mac=A][,mtu=N][,offload=off]`, with `tap=NAME` or `fd=N` instead of the bare name.
+/// `NAME[,mac=A][,mtu=N][,offload=off]`, with `tap=NAME`, `fd=N` or `socket-fd=N` instead of the bare name.
 impl FromStr for Net {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let (mut name, mut fd) = (None, None);
+        let mut hosts = Vec::new();
         let (mut mac, mut mtu, mut offload) = (None, None, true);
         for (key, given) in pairs(text, "tap") {
             match key {
-                "tap" => name = Some(value::<String>("tap", given)?).filter(|name| !name.is_empty()),
-                "fd" => fd = Some(value("fd", given)?),
+                // An empty name is none.
+                "tap" if given.is_none_or(str::is_empty) => {}
+                "tap" => hosts.push(("tap", NetHost::Tap(Tap::Name(value("tap", given)?)))),
+                "fd" => hosts.push(("fd", NetHost::Tap(Tap::Fd(value("fd", given)?)))),
+                "socket-fd" => {
+                    hosts.push(("socket-fd", NetHost::Socket(Socket { fd: value("socket-fd", given)? })));
+                }
                 "mac" => mac = Some(value("mac", given)?),
                 "mtu" => mtu = Some(value("mtu", given)?),
                 "offload" => offload = flag("offload", given)?,
                 _ => {
-                    let known = "tap, fd, mac, mtu, offload";
+                    let known = "tap, fd, socket-fd, mac, mtu, offload";
                     return Err(OptionError::UnknownKey { key: key.to_owned(), known });
                 }
             }
         }
-        let tap = match (name, fd) {
-            (Some(name), None) => Tap::Name(name),
-            (None, Some(fd)) => Tap::Fd(fd),
-            (Some(_), Some(_)) => return Err(OptionError::Exclusive("tap", "fd")),
-            (None, None) => return Err(OptionError::MissingKey("tap")),
-        };
-        Ok(Self { tap, mac, mtu, offload })
+        let mut hosts = hosts.into_iter();
+        match (hosts.next(), hosts.next()) {
+            (Some((one, _)), Some((other, _))) => Err(OptionError::Exclusive(one, other)),
+            (Some((_, host)), None) => Ok(Self { host, mac, mtu, offload }),
+            (None, _) => Err(OptionError::MissingKey("tap")),
+        }
     }
 }
 
@@ -140,6 +205,15 @@ impl TryFrom<String> for MacAddress {
     }
 }
 
+impl fmt::Display for NetHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap(tap) => tap.fmt(f),
+            Self::Socket(Socket { fd }) => write!(f, "descriptor {fd}"),
+        }
+    }
+}
+
 impl fmt::Display for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -170,8 +244,28 @@ mod tests {
     fn a_card_may_be_a_bare_tap_name() {
         let net: Net = "tap0,mac=52:54:00:00:00:01,mtu=9000,offload=off".parse().expect("it parses");
         let mac = Some(MacAddress([0x52, 0x54, 0, 0, 0, 1]));
-        assert_eq!(net, Net { tap: Tap::Name("tap0".into()), mac, mtu: Some(9000), offload: false });
-        assert_eq!("fd=7".parse().map(|net: Net| net.tap), Ok(Tap::Fd(7)));
+        assert_eq!(
+            net,
+            Net { host: NetHost::Tap(Tap::Name("tap0".into())), mac, mtu: Some(9000), offload: false }
+        );
+        let host = |text: &str| text.parse().map(|net: Net| net.host);
+        assert_eq!(host("fd=7"), Ok(NetHost::Tap(Tap::Fd(7))));
+        assert_eq!(host("socket-fd=8"), Ok(NetHost::Socket(Socket { fd: 8 })));
+    }
+
+    #[test]
+    fn a_card_in_json_has_one_end_on_the_host() {
+        for text in [
+            r#"{"tap":{"name":"t"},"mac":null,"mtu":null,"offload":true}"#,
+            r#"{"socket":{"fd":5},"mac":null,"mtu":1500,"offload":false}"#,
+        ] {
+            let net: Net = serde_json::from_str(text).expect(text);
+            assert_eq!(serde_json::to_string(&net).expect("it is written"), text);
+        }
+        for text in ["{}", r#"{"tap":{"fd":3},"socket":{"fd":4}}"#] {
+            let error = serde_json::from_str::<Net>(text).expect_err(text).to_string();
+            assert!(error.starts_with("a network card has exactly one of"), "{error}");
+        }
     }
 
     #[test]
@@ -179,8 +273,9 @@ mod tests {
         for (text, message) in [
             ("mtu=1500", "'tap=' is missing"),
             ("tap=a,fd=3", "'tap' and 'fd' exclude each other"),
+            ("fd=3,socket-fd=4", "'fd' and 'socket-fd' exclude each other"),
             ("fd=x", "'fd' cannot be 'x': invalid digit found in string"),
-            ("a,speed=9", "unknown key 'speed' (known: tap, fd, mac, mtu, offload)"),
+            ("a,speed=9", "unknown key 'speed' (known: tap, fd, socket-fd, mac, mtu, offload)"),
         ] {
             assert_eq!(text.parse::<Net>().map_err(|error| error.to_string()), Err(message.to_owned()));
         }

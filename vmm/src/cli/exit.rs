@@ -68,7 +68,7 @@ statuses! {
     NetMissing = 60, "a tap does not exist";
     NetTaken = 61, "a tap is in use already";
     NetPermission = 62, "no permission to use a tap, or the host has none";
-    NetNotATap = 63, "a network card's interface or descriptor is no tap as rvm needs it";
+    NetNotATap = 63, "a network card's interface or descriptor is no tap or socket as rvm needs it";
     NetFailed = 64, "a tap cannot be used for another reason";
     VsockTaken = 65, "something is where the vsock socket is to be made";
     VsockFailed = 66, "the vsock socket cannot be made";
@@ -231,9 +231,11 @@ fn of_net(error: &NetError) -> Status {
         NetError::Missing(_) => Status::NetMissing,
         NetError::Taken(_) => Status::NetTaken,
         NetError::NoTun { .. } | NetError::Forbidden { .. } => Status::NetPermission,
-        NetError::NotATap(_) | NetError::NotATapDescriptor { .. } | NetError::WrongFormat(_) => {
-            Status::NetNotATap
-        }
+        NetError::NotATap(_)
+        | NetError::NotATapDescriptor { .. }
+        | NetError::WrongFormat(_)
+        | NetError::NotASocket { .. }
+        | NetError::NotAStream(_) => Status::NetNotATap,
         NetError::Refused { .. } | NetError::Random(_) => Status::NetFailed,
     }
 }

@@ -40,7 +40,7 @@ pub struct BootArgs {
     /// Shared directory: PATH,tag=NAME[,ro][,cache=auto|never]; may be repeated
     #[arg(long = "share", value_name = "SHARE")]
     shares: Vec<Share>,
-    /// Network card: TAP[,mac=ADDRESS][,mtu=N][,offload=off], or fd=N instead of TAP; may be repeated
+    /// Network card: TAP[,mac=ADDRESS][,mtu=N][,offload=off], or fd=N or socket-fd=N instead of TAP; may be repeated
     #[arg(long = "net", value_name = "NET")]
     nets: Vec<Net>,
     /// Socket device: SOCKET[,cid=N]

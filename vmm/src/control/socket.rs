@@ -8,9 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockType, UnixAddr, getpeername, getsockopt, recvmsg, send, sockopt,
-};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockType, recvmsg, send};
 use rvm_config::control::MAX_CONTROL_PACKET;
 
 use super::ControlError;
@@ -43,18 +41,9 @@ pub enum Received {
 impl PacketSocket {
     /// The inherited socket `fd`.
     pub fn inherited(fd: RawFd) -> Result<Self, ControlError> {
-        let socket = inherited::duplicate(fd).map_err(|source| ControlError::Descriptor { fd, source })?;
-        Self::new(socket)
-            .map_err(|errno| ControlError::Descriptor { fd, source: errno.into() })?
-            .ok_or(ControlError::WrongType(fd))
-    }
-
-    /// `None` for another kind of socket, or one that is not connected.
-    fn new(socket: OwnedFd) -> nix::Result<Option<Self>> {
-        let packets = getsockopt(&socket, sockopt::SockType)? == SockType::SeqPacket;
-        // Another family's address is none of a Unix socket.
-        let connected = packets && getpeername::<UnixAddr>(socket.as_raw_fd()).is_ok();
-        Ok(connected.then_some(Self(socket)))
+        let socket = inherited::connected_socket(fd, SockType::SeqPacket)
+            .map_err(|source| ControlError::Descriptor { fd, source })?;
+        socket.map(Self).ok_or(ControlError::WrongType(fd))
     }
 
     /// Sends a packet: all of it, or `WouldBlock`.

@@ -152,9 +152,9 @@ async fn open_on_bridge(request: NetworkRequest, runtime_dir: &Path) -> Result<N
     let notice = off_the_loop(|| firewall::obstacle().map_err(NetworkError::reading_rules)).await?;
     let (address, mac) = (place.address, subnet::mac(place.address));
     let (proxy, published) = Proxy::start(&request.publish, address.into()).await?;
-    let tap = place.tap.as_ref().map(|tap| rvm_config::Tap::Fd(tap.as_raw_fd()));
+    let tap = place.tap.as_ref().map(|tap| rvm_config::NetHost::Tap(rvm_config::Tap::Fd(tap.as_raw_fd())));
     Ok(Network {
-        card: tap.map(|tap| rvm_config::Net { tap, mac: Some(mac), mtu: None, offload: true }),
+        card: tap.map(|host| rvm_config::Net { host, mac: Some(mac), mtu: None, offload: true }),
         interfaces: vec![proto::Interface {
             mac: mac.to_string(),
             name: CARD.into(),

@@ -76,7 +76,7 @@ fn the_guest_is_told_of_its_card_and_the_way_out() {
         assert_eq!(network.dns.as_ref().unwrap().servers, ["192.0.2.53"]);
         assert_eq!(network.hosts[0].names, ["sandbox"]);
         let fd = network.descriptor().unwrap().as_raw_fd();
-        assert_eq!(card.tap, rvm_config::Tap::Fd(fd));
+        assert_eq!(card.host, rvm_config::NetHost::Tap(rvm_config::Tap::Fd(fd)));
     });
 }
 

@@ -1,7 +1,7 @@
-//! A card while it runs: one loop between the driver's kicks and the tap.
+//! A card while it runs: one loop between the driver's kicks and the host's end.
 //!
-//! What is watched follows from what each direction waits for. A tap with packets that the guest has no
-//! buffers for is not watched, and neither is one that could take packets when there are none: nothing that
+//! What is watched follows from what each direction waits for. A host's end with packets that the guest
+//! has no buffers for is not watched, and neither is one that could take packets when there are none: nothing that
 //! cannot be acted on wakes the loop.
 
 use std::io;
@@ -9,8 +9,8 @@ use std::io;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::host::HostEnd;
 use super::receive::Receiver;
-use super::tap::Tap;
 use super::transmit::Transmitter;
 use crate::devices::virtio::{ConfigSpace, DeviceError, DeviceStats, Interrupt};
 use crate::event_loop::Poller;
@@ -23,7 +23,7 @@ pub const TRANSMIT: usize = 1;
 const STOP: u64 = 0;
 const RECEIVE_KICK: u64 = 1;
 const TRANSMIT_KICK: u64 = 2;
-const TAP: u64 = 3;
+const HOST: u64 = 3;
 
 /// What a direction waits for.
 pub enum Wait {
@@ -31,19 +31,19 @@ pub enum Wait {
     Nothing,
     /// The driver's next kick.
     Kick,
-    /// The tap.
-    Tap,
-    /// The tap failed: nothing more comes of it.
-    TapLost(io::Error),
+    /// The host's end.
+    Host,
+    /// The host's end failed: nothing more comes of it.
+    HostLost(io::Error),
 }
 
 /// A running card.
 pub struct Link<'m> {
     /// Where packets come from and go to, until it is lost.
-    pub tap: Option<&'m Tap>,
-    /// Tap to guest.
+    pub host: Option<&'m mut HostEnd>,
+    /// Host to guest.
     pub receiver: Receiver<'m>,
-    /// Guest to tap.
+    /// Guest to host.
     pub transmitter: Transmitter<'m>,
     /// The card's interrupt.
     pub interrupt: &'m Interrupt,
@@ -54,7 +54,7 @@ pub struct Link<'m> {
 }
 
 /// The driver posted buffers: work for a direction that waits for them, and nothing new for one that waits for
-/// the tap.
+/// the host.
 fn kicked(wait: &mut Wait) {
     if let Wait::Kick = wait {
         *wait = Wait::Nothing;
@@ -62,7 +62,7 @@ fn kicked(wait: &mut Wait) {
 }
 
 impl Link<'_> {
-    /// Moves packets until `stop` is readable. Answers whether the tap was lost.
+    /// Moves packets until `stop` is readable. Answers whether the host's end was lost.
     pub fn run(mut self, stop: &EventFd) -> Result<bool, DeviceError> {
         let mut poller = Poller::new().map_err(DeviceError::host("make a poller"))?;
         let mut watched = EventSet::empty();
@@ -76,13 +76,13 @@ impl Link<'_> {
                 transmit = self.transmit()?;
             }
             for wait in [&mut receive, &mut transmit] {
-                if let Wait::TapLost(error) = wait {
-                    self.lose_tap(&poller, error);
+                if let Wait::HostLost(error) = wait {
+                    self.lose_host(&poller, error);
                     *wait = Wait::Nothing;
                 }
             }
             self.watch(&poller, &mut watched, &receive, &transmit)
-                .map_err(DeviceError::host("watch the tap"))?;
+                .map_err(DeviceError::host("watch the host's end"))?;
             let busy = matches!((&receive, &transmit), (Wait::Nothing, _) | (_, Wait::Nothing));
             let timeout = if busy { 0 } else { -1 };
             let events = poller.wait(timeout).map_err(DeviceError::host("wait for events"))?;
@@ -91,7 +91,7 @@ impl Link<'_> {
                 match token {
                     STOP => {
                         self.receiver.give_back();
-                        return Ok(self.tap.is_none());
+                        return Ok(self.host.is_none());
                     }
                     RECEIVE_KICK => {
                         self.receiver.queue().kick.read().ok();
@@ -104,7 +104,7 @@ impl Link<'_> {
                         kicked(&mut transmit);
                     }
                     _ if events.intersects(EventSet::ERROR | EventSet::HANG_UP) => {
-                        self.lose_tap(&poller, &io::Error::from_raw_os_error(libc::EBADFD));
+                        self.lose_host(&poller, &io::Error::from_raw_os_error(libc::EBADFD));
                         (receive, transmit) = (Wait::Nothing, Wait::Nothing);
                     }
                     _ => {
@@ -124,10 +124,10 @@ impl Link<'_> {
         poller.add(stop, STOP, EventSet::IN)?;
         poller.add(&self.receiver.queue().kick, RECEIVE_KICK, EventSet::IN)?;
         poller.add(&self.transmitter.queue().kick, TRANSMIT_KICK, EventSet::IN)?;
-        self.tap.map_or(Ok(()), |tap| poller.add(tap, TAP, EventSet::empty()))
+        self.host.as_deref().map_or(Ok(()), |host| poller.add(host, HOST, EventSet::empty()))
     }
 
-    /// Watches the tap for what the two directions wait for.
+    /// Watches the host's end for what the two directions wait for.
     fn watch(
         &self,
         poller: &Poller,
@@ -136,23 +136,23 @@ impl Link<'_> {
         transmit: &Wait,
     ) -> io::Result<()> {
         let mut wanted = EventSet::empty();
-        wanted.set(EventSet::IN, matches!(receive, Wait::Tap));
-        wanted.set(EventSet::OUT, matches!(transmit, Wait::Tap));
-        match self.tap {
-            Some(tap) if wanted != *watched => {
+        wanted.set(EventSet::IN, matches!(receive, Wait::Host));
+        wanted.set(EventSet::OUT, matches!(transmit, Wait::Host));
+        match &self.host {
+            Some(host) if wanted != *watched => {
                 *watched = wanted;
-                poller.modify(tap, TAP, wanted)
+                poller.modify(*host, HOST, wanted)
             }
             _ => Ok(()),
         }
     }
 
     fn receive(&mut self) -> Result<Wait, DeviceError> {
-        // Without a tap nothing comes, and the driver may keep its buffers.
-        let Some(tap) = self.tap else {
+        // Without a host nothing comes, and the driver may keep its buffers.
+        let Some(host) = self.host.as_deref_mut() else {
             return Ok(Wait::Kick);
         };
-        let wait = self.receiver.receive(tap).map_err(DeviceError::queue(RECEIVE))?;
+        let wait = self.receiver.receive(host).map_err(DeviceError::queue(RECEIVE))?;
         if self.receiver.wants_interrupt().map_err(DeviceError::queue(RECEIVE))? {
             self.interrupt.used();
         }
@@ -160,19 +160,20 @@ impl Link<'_> {
     }
 
     fn transmit(&mut self) -> Result<Wait, DeviceError> {
-        let wait = self.transmitter.transmit(self.tap).map_err(DeviceError::queue(TRANSMIT))?;
+        let wait =
+            self.transmitter.transmit(self.host.as_deref_mut()).map_err(DeviceError::queue(TRANSMIT))?;
         if self.transmitter.wants_interrupt().map_err(DeviceError::queue(TRANSMIT))? {
             self.interrupt.used();
         }
         Ok(wait)
     }
 
-    /// The tap is gone, perhaps deleted: the guest sees its cable pulled.
-    fn lose_tap(&mut self, poller: &Poller, error: &io::Error) {
-        if let Some(tap) = self.tap.take() {
-            log::warn!("net device: the tap is lost, the guest's link goes down: {error}");
+    /// The host's end is gone, a tap deleted or a program ended: the guest sees its cable pulled.
+    fn lose_host(&mut self, poller: &Poller, error: &io::Error) {
+        if let Some(host) = self.host.take() {
+            log::warn!("net device: the host's end is lost, the guest's link goes down: {error}");
             // It reports its failure for ever; one that cannot be taken out is not watched already.
-            poller.remove(tap).ok();
+            poller.remove(host).ok();
             self.config.update(super::CONFIG_STATUS, &super::LINK_DOWN);
             self.interrupt.config_changed();
         }

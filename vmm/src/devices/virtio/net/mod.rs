@@ -1,12 +1,12 @@
-//! Network card (virtio 1.2, section 5.1) behind a tap device of the host.
+//! Network card (virtio 1.2, section 5.1), with a tap or a stream socket as its other end on the host.
 //!
 //! ```text
-//!   guest ── transmitq ──> transmit ── writev ──> tap ──> the host's network
-//!         <── receiveq ──  receive  <── readv ──
+//!   guest ── transmitq ──> transmit ──> tap: a packet a call ──────────> the host's network
+//!         <── receiveq ──  receive  <── stream: frames behind lengths <──> a program, as passt
 //! ```
 //!
-//! One worker, one loop ([`link`]), both directions without a copy. No control queue: the host decides by the
-//! tap what reaches the guest, and drivers do without one. A header from the guest is judged ([`offload`])
+//! One worker, one loop ([`link`]); between a tap and the guest nothing is copied. No control queue: the host decides
+//! by its end what reaches the guest, and drivers do without one. A header from the guest is judged ([`offload`])
 //! before it goes to the host's kernel.
 //!
 //! What the worker's thread asks of the kernel once its seccomp filter is in place, besides what every worker
@@ -17,12 +17,15 @@
 //! | `epoll_create1`, `epoll_ctl`, `epoll_wait`, `close` | its poller, made at each start |
 //! | `read`, `write` | eventfds: kicks and the stop; the irqfd |
 //! | `readv`, `writev` | the tap |
+//! | `read`, `write`, `writev` | the socket |
 //! | `ioctl` TUNSETOFFLOAD (0x400454d0) | the tap, at activation |
 
+pub mod host;
 mod link;
 mod offload;
 mod parts;
 mod receive;
+pub mod stream;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,7 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+pub use host::HostEnd;
 pub use tap::{NetError, Tap};
 
 use self::link::{Link, RECEIVE, TRANSMIT, Wait};
@@ -61,44 +65,44 @@ const CONFIG_MTU: usize = 10;
 
 /// A network card.
 pub struct Net {
-    tap: Tap,
+    host: HostEnd,
     config: Arc<ConfigSpace>,
     stats: Arc<DeviceStats>,
     features: u64,
     kept_back: KeptBack,
-    /// The tap knows what the driver took, since the last reset.
+    /// The host's end knows what the driver took, since the last reset.
     offloads_set: bool,
-    /// The tap failed and stays so.
-    tap_lost: bool,
+    /// The host's end failed and stays so.
+    host_lost: bool,
 }
 
 impl Net {
-    /// A card on the tap that `config` names.
+    /// A card connected to what `config` names.
     pub fn open(config: &rvm_config::Net) -> Result<Self, NetError> {
-        let tap = Tap::open(&config.tap)?;
+        let host = HostEnd::open(&config.host)?;
         let mac = match config.mac {
             Some(mac) => mac,
             None => random_mac().map_err(NetError::Random)?,
         };
-        Ok(Self::new(tap, mac, config.mtu, config.offload))
+        Ok(Self::new(host, mac, config.mtu, config.offload))
     }
 
-    /// A card on `tap` with the address `mac`, telling the driver `mtu`, with offloads if `offload`.
-    pub fn new(tap: Tap, mac: MacAddress, mtu: Option<u16>, offload: bool) -> Self {
+    /// A card on `host` with the address `mac`, telling the driver `mtu`, with offloads if `offload`.
+    pub fn new(host: HostEnd, mac: MacAddress, mtu: Option<u16>, offload: bool) -> Self {
         let mut features = bit(VIRTIO_RING_F_EVENT_IDX)
             | bit(VIRTIO_RING_F_INDIRECT_DESC)
             | bit(VIRTIO_NET_F_MAC)
             | bit(VIRTIO_NET_F_STATUS)
             | bit(VIRTIO_NET_F_MRG_RXBUF);
-        features |= if offload { offload::features(tap.offloads()) } else { 0 };
+        features |= if offload { offload::features(host.offloads()) } else { 0 };
         features |= if mtu.is_some() { bit(VIRTIO_NET_F_MTU) } else { 0 };
         let mut config = [0; CONFIG_SIZE];
         config[..CONFIG_STATUS].copy_from_slice(&mac.0);
         config[CONFIG_STATUS..][..2].copy_from_slice(&LINK_UP);
         config[CONFIG_MTU..].copy_from_slice(&mtu.unwrap_or(0).to_le_bytes());
         let (config, stats) = (Arc::new(ConfigSpace::read_only(&config)), Arc::default());
-        let (offloads_set, tap_lost) = (false, false);
-        Self { tap, config, stats, features, kept_back: KeptBack::new(), offloads_set, tap_lost }
+        let (offloads_set, host_lost) = (false, false);
+        Self { host, config, stats, features, kept_back: KeptBack::new(), offloads_set, host_lost }
     }
 }
 
@@ -133,25 +137,25 @@ impl VirtioDevice for Net {
                 return Err(DeviceError::QueueMissing(index));
             }
         }
-        if !self.offloads_set && !self.tap_lost {
+        if !self.offloads_set && !self.host_lost {
             let flags = offload::tap_flags(*features);
-            self.tap.set_offloads(flags).map_err(DeviceError::host("set the offloads of the tap"))?;
+            self.host.set_offloads(flags).map_err(DeviceError::host("set the offloads of the host's end"))?;
             self.offloads_set = true;
         }
         let link = Link {
-            tap: (!self.tap_lost).then_some(&self.tap),
+            host: (!self.host_lost).then_some(&mut self.host),
             receiver: Receiver::new(memory, receive, *features, &self.stats, &mut self.kept_back),
             transmitter: Transmitter::new(memory, transmit, *features, &self.stats),
             interrupt,
             stats: &self.stats,
             config: &self.config,
         };
-        self.tap_lost = link.run(stop)?;
+        self.host_lost = link.run(stop)?;
         Ok(())
     }
 
     fn reset(&mut self) {
-        let Self { tap: _, config: _, stats: _, features: _, kept_back, offloads_set, tap_lost: _ } = self;
+        let Self { host: _, config: _, stats: _, features: _, kept_back, offloads_set, host_lost: _ } = self;
         kept_back.clear();
         *offloads_set = false;
     }

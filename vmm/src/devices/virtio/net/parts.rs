@@ -46,6 +46,12 @@ impl<'m> Parts<'m> {
         self.iovecs.len()
     }
 
+    /// How many bytes there are.
+    pub fn length(&self) -> usize {
+        // Each piece is mapped, and packets that are longer than any were refused when they were added.
+        self.iovecs.iter().fold(0, |sum, iovec| sum.saturating_add(iovec.iov_len))
+    }
+
     /// Forgets all pieces.
     pub fn clear(&mut self) {
         self.iovecs.clear();
@@ -170,15 +176,15 @@ impl<'m> Parts<'m> {
         result
     }
 
-    /// Writes `header` and the pieces to `fd` as one packet.
-    pub fn write_to(&mut self, fd: BorrowedFd<'_>, header: &[u8]) -> io::Result<()> {
+    /// Writes `header` and the pieces to `fd` by one call; gives the bytes that it took: all, where it takes packets.
+    pub fn write_to(&mut self, fd: BorrowedFd<'_>, header: &[u8]) -> io::Result<usize> {
         let iov_base = header.as_ptr().cast_mut().cast();
         self.iovecs.insert(0, libc::iovec { iov_base, iov_len: header.len() });
         let count = iovec_count(&self.iovecs);
         // SAFETY: every iovec is valid for reads during the call: `header` is borrowed, all others lie in
         // guest memory. The kernel only reads them.
         let length = unsafe { libc::writev(fd.as_raw_fd(), self.iovecs.as_ptr(), count) };
-        let result = if length < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        let result = usize::try_from(length).map_err(|_| io::Error::last_os_error());
         self.iovecs.remove(0);
         result
     }

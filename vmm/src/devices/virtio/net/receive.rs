@@ -1,4 +1,4 @@
-//! From the tap to the guest: queue 0, receiveq1 (virtio 1.2, section 5.1.6.3).
+//! From the host to the guest: queue 0, receiveq1 (virtio 1.2, section 5.1.6.3).
 //!
 //! Buffers are taken from the ring ahead of the packets and kept in a window, so that one readv(2) puts a
 //! packet straight where the guest wants it. How long a packet is shows only after it was read: one that does
@@ -12,15 +12,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
 
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF};
 use virtio_queue::{Error, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 
+use super::host::HostEnd;
 use super::offload::{FLAGS, HEADER_SIZE, NUM_BUFFERS, bit};
 use super::parts::{Access, BadChain, Parts};
-use super::tap::Tap;
 use super::used::UsedRing;
 use super::{LONGEST_FRAME, Wait};
 use crate::devices::virtio::{DeviceStats, VirtQueue};
@@ -101,7 +100,7 @@ impl<'m> Receiver<'m> {
     }
 
     /// Moves packets to the guest, a ring's worth at most.
-    pub fn receive(&mut self, tap: &Tap) -> Result<Wait, Error> {
+    pub fn receive(&mut self, host: &mut HostEnd) -> Result<Wait, Error> {
         self.queue.ring.disable_notification(self.memory)?;
         for _ in 0..self.queue.ring.size() {
             let window = self.gather()?;
@@ -117,11 +116,11 @@ impl<'m> Receiver<'m> {
                 self.deliver_kept_back(length)?;
                 continue;
             }
-            match self.read(tap) {
+            match self.read(host) {
                 Ok(length) => self.deliver(length)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Wait::Tap),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Wait::Host),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Ok(Wait::TapLost(error)),
+                Err(error) => return Ok(Wait::HostLost(error)),
             }
         }
         Ok(Wait::Nothing)
@@ -174,12 +173,9 @@ impl<'m> Receiver<'m> {
     }
 
     /// Reads one packet into the window, and what does not fit into its place in `kept_back`.
-    fn read(&mut self, tap: &Tap) -> io::Result<usize> {
+    fn read(&mut self, host: &mut HostEnd) -> io::Result<usize> {
         let rest = self.kept_back.bytes.get_mut(self.room..).unwrap_or_default();
-        match self.window.read_from(tap.as_fd(), rest)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            length => Ok(length),
-        }
+        host.read(&mut self.window, self.room, rest)
     }
 
     /// Gives the guest the packet of `length` bytes that was read into the window, or keeps it back.

@@ -5,12 +5,13 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rvm_config::Tap as TapConfig;
 
 use super::offload::{HEADER_SIZE, TAP_BASIC, TAP_USO};
+use crate::inherited;
 
 const TUN: &str = "/dev/net/tun";
 
@@ -71,6 +72,20 @@ pub enum NetError {
         "the tap of descriptor {0} has the wrong packet format: open it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
     )]
     WrongFormat(RawFd),
+    /// The descriptor is no socket.
+    #[error("descriptor {fd} is not an open socket: pass one end of a connection to rvm")]
+    NotASocket {
+        /// The descriptor given.
+        fd: RawFd,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The descriptor is another kind of socket.
+    #[error(
+        "the socket of descriptor {0} is no connected Unix stream socket: connect it to passt or the like first"
+    )]
+    NotAStream(RawFd),
     /// Anything else the host refuses.
     #[error("cannot {attempt} {tap}")]
     Refused {
@@ -195,13 +210,7 @@ fn interface_request(name: &str) -> Option<libc::ifreq> {
 /// A descriptor of our own for the inherited tap `fd`, non-blocking.
 fn duplicate(fd: RawFd) -> Result<OwnedFd, NetError> {
     let failed = |source| NetError::NotATapDescriptor { fd, source };
-    // SAFETY: F_DUPFD_CLOEXEC touches no memory; a number that is no open descriptor is answered by EBADF.
-    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    if copy < 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
-    // SAFETY: the descriptor was made just now and belongs to nobody else.
-    let file = unsafe { OwnedFd::from_raw_fd(copy) };
+    let file = inherited::duplicate(fd).map_err(failed)?;
     // SAFETY: all zero is a valid value of a C struct of numbers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: TUNGETIFF writes an ifreq, for which `request` has room.
@@ -246,7 +255,10 @@ mod tests {
     use nix::unistd::{Uid, setfsuid};
 
     fn open(tap: &str) -> Result<Tap, NetError> {
-        Tap::open(&tap.parse::<rvm_config::Net>().unwrap().tap)
+        match tap.parse::<rvm_config::Net>().unwrap().host {
+            rvm_config::NetHost::Tap(tap) => Tap::open(&tap),
+            rvm_config::NetHost::Socket(_) => unreachable!("a tap is named"),
+        }
     }
 
     fn refusal(tap: &str) -> NetError {

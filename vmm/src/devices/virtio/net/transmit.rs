@@ -1,18 +1,17 @@
-//! From the guest to the tap: queue 1, transmitq1 (virtio 1.2, section 5.1.6.2).
+//! From the guest to the host: queue 1, transmitq1 (virtio 1.2, section 5.1.6.2).
 //!
 //! The header is copied and judged before the kernel sees it; the packet itself goes from guest memory to the
 //! tap by one writev(2). Packets leave in the order they were posted. When the tap takes no more, the packet
 //! stays in the ring until it does; what the tap refuses is dropped and counted.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use virtio_queue::{DescriptorChain, Error, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 
+use super::host::HostEnd;
 use super::offload::{FLAGS, HEADER_SIZE, NEEDS_CSUM, may_send};
 use super::parts::{Access, Parts};
-use super::tap::Tap;
 use super::{LONGEST_FRAME, Wait};
 use crate::devices::virtio::{DeviceStats, VirtQueue};
 
@@ -32,7 +31,7 @@ enum Sent {
     /// The tap takes nothing now.
     Later,
     /// The tap is gone, and the packet with it.
-    TapLost(io::Error),
+    HostLost(io::Error),
 }
 
 impl<'m> Transmitter<'m> {
@@ -51,8 +50,8 @@ impl<'m> Transmitter<'m> {
         self.queue
     }
 
-    /// Moves packets to `tap`, a ring's worth at most. Without a tap they are dropped.
-    pub fn transmit(&mut self, tap: Option<&Tap>) -> Result<Wait, Error> {
+    /// Moves packets to `host`, a ring's worth at most. Without it they are dropped.
+    pub fn transmit(&mut self, mut host: Option<&mut HostEnd>) -> Result<Wait, Error> {
         self.queue.ring.disable_notification(self.memory)?;
         for _ in 0..self.queue.ring.size() {
             let Some(chain) = self.queue.ring.iter(self.memory)?.next() else {
@@ -60,17 +59,17 @@ impl<'m> Transmitter<'m> {
                     self.queue.ring.disable_notification(self.memory)?;
                     continue;
                 }
-                return Ok(Wait::Kick);
+                return Ok(host.map_or(Wait::Kick, finish));
             };
             let head = chain.head_index();
-            let sent = self.send(chain, tap);
+            let sent = self.send(chain, host.as_deref_mut());
             if let Sent::Later = sent {
                 self.queue.ring.go_to_previous_position();
-                return Ok(Wait::Tap);
+                return Ok(Wait::Host);
             }
             self.queue.ring.add_used(self.memory, head, 0)?;
-            if let Sent::TapLost(error) = sent {
-                return Ok(Wait::TapLost(error));
+            if let Sent::HostLost(error) = sent {
+                return Ok(Wait::HostLost(error));
             }
         }
         Ok(Wait::Nothing)
@@ -81,19 +80,19 @@ impl<'m> Transmitter<'m> {
         self.queue.ring.needs_notification(self.memory)
     }
 
-    fn send(&mut self, chain: DescriptorChain<&'m GuestMemoryMmap>, tap: Option<&Tap>) -> Sent {
+    fn send(&mut self, chain: DescriptorChain<&'m GuestMemoryMmap>, host: Option<&mut HostEnd>) -> Sent {
         self.packet.clear();
         let mut header = [0; HEADER_SIZE];
         let length = self.packet.add(chain, Access::Read).map_or(0, |length| length);
         let fits = length <= LONGEST_FRAME + HEADER_SIZE && self.packet.take(&mut header);
-        let (true, true, Some(tap)) = (fits, may_send(&header, self.features), tap) else {
+        let (true, true, Some(host)) = (fits, may_send(&header, self.features), host) else {
             self.stats.errors.add(1);
             return Sent::Done;
         };
         // What a driver has no right to say is not passed on (5.1.6.2.2).
         header[FLAGS] &= NEEDS_CSUM;
         loop {
-            match self.packet.write_to(tap.as_fd(), &header) {
+            match host.write(&header, &mut self.packet) {
                 Ok(()) => {
                     self.stats.operations.add(1);
                     self.stats.bytes_out.add(length.saturating_sub(HEADER_SIZE) as u64);
@@ -103,10 +102,18 @@ impl<'m> Transmitter<'m> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
                 Err(error) => {
                     self.stats.errors.add(1);
-                    let lost = error.raw_os_error() == Some(libc::EBADFD);
-                    return if lost { Sent::TapLost(error) } else { Sent::Done };
+                    return if host.is_lost(&error) { Sent::HostLost(error) } else { Sent::Done };
                 }
             }
         }
+    }
+}
+
+/// The driver's packets are all taken: what to wait for next, which is `host` if it has not taken the last one whole.
+fn finish(host: &mut HostEnd) -> Wait {
+    match host.flush() {
+        Ok(()) => Wait::Kick,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Wait::Host,
+        Err(error) => Wait::HostLost(error),
     }
 }

@@ -1,12 +1,14 @@
 //! Tests of the network card, from its driver's side of the rings.
 //!
 //! `stand_in` has a packet socket in the tap's place: no privilege needed, and the far end is in the test's hand.
-//! `on_tap` has real taps, in a network namespace of its own, and says so where that is not permitted.
+//! `stream` has a stream socket, as passt does. `on_tap` has real taps, in a network namespace of its own, and says
+//! so where that is not permitted.
 
 #![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 
 mod on_tap;
 mod stand_in;
+mod stream;
 
 use std::process::Command;
 

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_net::{
 use super::{PLAIN, RECEIVE, TRANSMIT, pattern, post, receive, send};
 use crate::bus::BusDevice;
 use crate::devices::virtio::net::offload::bit;
-use crate::devices::virtio::net::{Net, Tap};
+use crate::devices::virtio::net::{HostEnd, Net, Tap};
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, PATIENCE, Part};
 
 const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -23,7 +23,7 @@ fn card(features: u64) -> (Driver, UnixDatagram) {
     let (tap, far_end) = UnixDatagram::pair().unwrap();
     tap.set_nonblocking(true).unwrap();
     far_end.set_read_timeout(Some(PATIENCE)).unwrap();
-    let net = Net::new(Tap::stand_in(tap.into()), MAC, Some(9000), true);
+    let net = Net::new(HostEnd::Tap(Tap::stand_in(tap.into())), MAC, Some(9000), true);
     (Driver::start(Box::new(net), features), far_end)
 }
 
@@ -336,7 +336,8 @@ fn resets_under_a_flood_both_ways_leave_a_card_that_works() {
 #[test]
 fn queues_that_were_not_set_up_ask_for_a_reset() {
     let (tap, _far_end) = UnixDatagram::pair().unwrap();
-    let mut driver = Driver::new(Box::new(Net::new(Tap::stand_in(tap.into()), MAC, None, false)));
+    let mut driver =
+        Driver::new(Box::new(Net::new(HostEnd::Tap(Tap::stand_in(tap.into())), MAC, None, false)));
     for status in [1, 3] {
         driver.set_register(VIRTIO_MMIO_STATUS, status);
     }
