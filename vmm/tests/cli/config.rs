@@ -72,7 +72,7 @@ fn an_unknown_field_further_down() {
         ),
         (
             r#"{"nets": [{"tap": {"name": "t"}, "ip": 1}]}"#,
-            "unknown field `ip`, expected one of `tap`, `mac`, `mtu`, `offload` at line 1 column 37",
+            "unknown field `ip`, expected one of `tap`, `socket`, `mac`, `mtu`, `offload` at line 1 column 37",
         ),
         (
             r#"{"vsock": {"path": "s"}}"#,
@@ -113,7 +113,7 @@ fn what_is_printed_is_what_is_read() {
         String::from_utf8(output.stdout).unwrap()
     };
     let flags = "--kernel k --initrd i --cmdline quiet --bare-cmdline --cpus 2 --memory 1G --disk a,ro,id=x,engine=sync \
-                 --disk b --disk parts=c:d --disk placeholder=on,id=later --net tap0,mac=02:00:00:00:00:01,mtu=9000,offload=off --net fd=3 --vsock s,cid=9 \
+                 --disk b --disk parts=c:d --disk placeholder=on,id=later --net tap0,mac=02:00:00:00:00:01,mtu=9000,offload=off --net fd=3 --net socket-fd=4 --vsock s,cid=9 \
                  --balloon 16M,reporting=off,deflate-on-oom=off --no-rng --console file=out --control fd=9 --no-seccomp";
     let config = printed(&flags.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
     place.file("c", &config);

@@ -16,6 +16,18 @@ fn a_tap_name_that_no_interface_can_have() {
 }
 
 #[test]
+fn a_descriptor_that_is_no_stream_socket() {
+    let place = Place::new();
+    let message = "descriptor 99 is not an open socket: pass one end of a connection to rvm: Bad file descriptor (os \
+                   error 9)";
+    place.refuses(&["--net", "socket-fd=99"], 63, message);
+    let mut command = place.boot(&["--net", "socket-fd=0", "--console", "none"]);
+    command.stdin(std::os::fd::OwnedFd::from(std::os::unix::net::UnixDatagram::pair().unwrap().0));
+    let message = "the socket of descriptor 0 is no connected Unix stream socket: connect it to passt or the like first";
+    place.command_refuses(command, 63, message);
+}
+
+#[test]
 fn a_packet_size_that_no_card_has() {
     Place::new().refuses(&["--net", "t0,mtu=67"], 74, "mtu cannot be 67: a card has 68 to 65535");
 }
