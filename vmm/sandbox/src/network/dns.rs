@@ -6,7 +6,7 @@
 //! for all sandboxes, a daemon, or one for each at the same address; with passt, which has one built in, it is used.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use rvm_agent_proto::Dns;
@@ -19,14 +19,25 @@ const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 /// More servers than resolvers take (MAXNS is 3), so that one of them being useless does no harm.
 const MOST_SERVERS: usize = 6;
 
+/// How a sandbox stands to name servers on the host's loopback addresses.
+pub enum Loopback {
+    /// It cannot ask them.
+    OutOfReach,
+    /// It asks this address instead, for the first server of the host whatever its address.
+    Behind(Ipv4Addr),
+}
+
 /// What a sandbox with IPv4 alone gets: `wanted` servers if the user named some. Without any server names are not
 /// resolved.
-pub fn for_guest(wanted: &[IpAddr]) -> Dns {
+pub fn for_guest(wanted: &[IpAddr], loopback: Loopback) -> Dns {
     let host = read(Path::new(RESOLV_CONF)).unwrap_or_default();
-    let servers = match wanted {
-        [] if reachable(&host).is_empty() => reachable(&read(Path::new(UPSTREAM)).unwrap_or_default()),
-        [] => reachable(&host),
-        wanted => wanted.iter().map(IpAddr::to_string).collect(),
+    let servers = match (wanted, loopback) {
+        ([], Loopback::Behind(forwarder)) => vec![forwarder.to_string()],
+        ([], Loopback::OutOfReach) if reachable(&host).is_empty() => {
+            reachable(&read(Path::new(UPSTREAM)).unwrap_or_default())
+        }
+        ([], Loopback::OutOfReach) => reachable(&host),
+        (wanted, _) => wanted.iter().map(IpAddr::to_string).collect(),
     };
     Dns { servers, ..host }
 }
@@ -36,7 +47,7 @@ fn read(path: &Path) -> io::Result<Dns> {
 }
 
 fn reachable(dns: &Dns) -> Vec<String> {
-    let far = |server: &&String| server.parse().is_ok_and(|ip: std::net::Ipv4Addr| !ip.is_loopback());
+    let far = |server: &&String| server.parse().is_ok_and(|ip: Ipv4Addr| !ip.is_loopback());
     dns.servers.iter().filter(far).take(MOST_SERVERS).cloned().collect()
 }
 
@@ -81,6 +92,7 @@ mod tests {
     #[test]
     fn servers_that_the_user_names_are_taken_as_they_are() {
         let wanted = ["192.0.2.9".parse().expect("an address"), "127.0.0.1".parse().expect("an address")];
-        assert_eq!(for_guest(&wanted).servers, ["192.0.2.9", "127.0.0.1"]);
+        assert_eq!(for_guest(&wanted, Loopback::OutOfReach).servers, ["192.0.2.9", "127.0.0.1"]);
+        assert_eq!(for_guest(&[], Loopback::Behind([192, 0, 2, 3].into())).servers, ["192.0.2.3"]);
     }
 }

@@ -14,9 +14,11 @@ pub enum NetworkError {
     /// Ports of a sandbox that has no network.
     #[error("cannot publish ports of a sandbox without a network: leave out `--network none` or `-p`")]
     PublishNothing,
-    /// This user can have no network.
-    #[error("a network for the sandbox was asked for, and there is none: {0}")]
-    Unavailable(&'static str),
+    /// passt(1) is missing.
+    #[error(
+        "cannot find `passt`, which gives a network to users without privileges: install the package passt"
+    )]
+    NoPasst,
     /// No range of addresses.
     #[error("cannot choose addresses for the network of the sandboxes")]
     Subnet(#[from] SubnetError),
@@ -43,6 +45,25 @@ pub enum NetworkError {
         /// Its first line on standard error.
         said: String,
     },
+    /// passt(1) does not serve.
+    #[error("cannot get passt to serve the sandbox's network; it said: {said}")]
+    Passt {
+        /// Its last line on standard error.
+        said: String,
+        /// What became of the conversation.
+        #[source]
+        source: io::Error,
+    },
+    /// passt(1) leads guests to the host's loopback addresses.
+    #[error(
+        "cannot use the passt of this host: sandboxes would reach what the host serves on 127.0.0.1; install a \
+         version from 2025 or later"
+    )]
+    OldPasst,
+    /// passt(1) connects IPv4 to IPv4.
+    #[error("cannot publish port {} at {}: passt does so at IPv4 addresses; leave the address out, or run as root",
+        .0.guest_port, at(.0))]
+    PasstOverIpv6(Publish),
     /// A port that cannot be listened at.
     #[error("cannot publish port {} at {}{}", port.guest_port, at(port), advice(source))]
     Port {

@@ -5,14 +5,13 @@
 //! set route_localnet). `table bridge rvm` lets a sandbox send only from its own addresses; the set has all numbers of
 //! the range, because who has which follows from the number. So nothing is to be done when a sandbox comes or goes.
 //!
-//! nft(8) loads the rules. Whether they are there is asked, and they are removed, by netlink: that is two short
-//! messages, and costs no process.
+//! nft(8) loads the rules. The set is filled by netlink, for nft is slow with long lists; and so it is asked whether the
+//! rules are there, and they are removed, for that costs no process.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
-use super::netlink::{Message, Netlink, find, text};
+use super::netlink::{Message, NLM_F_CREATE, Netlink, attribute, find, nested, text};
 use super::subnet::{Subnet, mac};
 use super::{NetworkError, bridge, program};
 
@@ -28,6 +27,7 @@ const NFTABLES: u16 = 10;
 const GET_TABLE: u16 = NFTABLES << 8 | 1;
 const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
 const GET_CHAIN: u16 = NFTABLES << 8 | 4;
+const NEW_ELEMENTS: u16 = NFTABLES << 8 | 12;
 /// Changes come between these (linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -36,8 +36,16 @@ const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_DATA_VALUE: u16 = 1;
 /// `struct nfgenmsg`: family, version, subsystem.
 const NFGENMSG: usize = 4;
+/// The set of those who may send.
+const GUESTS: &str = "guests";
 /// `NF_DROP` as NFTA_CHAIN_POLICY has it.
 const DROP: [u8; 4] = [0; 4];
 
@@ -55,8 +63,15 @@ pub fn is_loaded() -> io::Result<bool> {
     Ok(true)
 }
 
-/// Makes both tables anew, both or none.
+/// Makes both tables anew.
 pub fn load(subnet: &Subnet) -> Result<(), NetworkError> {
+    load_rules(subnet)?;
+    let attempt = || "tell the firewall of the sandboxes' addresses".to_owned();
+    fill_guests(subnet).map_err(|source| NetworkError::Io { attempt: attempt(), source })
+}
+
+/// Makes both tables, both or none, with nobody in the set.
+fn load_rules(subnet: &Subnet) -> Result<(), NetworkError> {
     let nft = program("nft").ok_or(NetworkError::NoNft)?;
     let failed = |source| NetworkError::Io { attempt: "run nft for the rules of the network".into(), source };
     let mut command = Command::new(nft);
@@ -74,24 +89,45 @@ pub fn load(subnet: &Subnet) -> Result<(), NetworkError> {
     written.map_err(failed)
 }
 
+/// Lets all numbers of the range send, each from its tap with its addresses.
+fn fill_guests(subnet: &Subnet) -> io::Result<()> {
+    let element = |number| {
+        let address = subnet.host(number);
+        // As nft lays `ifname . ether_addr . ipv4_addr` out: each on four bytes, a name has 16.
+        let mut key = bridge::tap_name(number).into_bytes();
+        key.resize(16, 0);
+        key.extend(mac(address).0);
+        key.extend([0; 2]);
+        key.extend(address.octets());
+        nested(NFTA_LIST_ELEM, &nested(NFTA_SET_ELEM_KEY, &attribute(NFTA_DATA_VALUE, &key)))
+    };
+    let elements: Vec<u8> = subnet.hosts().flat_map(element).collect();
+    let message = Message::new(NEW_ELEMENTS, &about(NFPROTO_BRIDGE))
+        .with(NLM_F_CREATE)
+        .attribute(NFTA_SET_ELEM_LIST_TABLE, &text(TABLE))
+        .attribute(NFTA_SET_ELEM_LIST_SET, &text(GUESTS))
+        .append(&nested(NFTA_SET_ELEM_LIST_ELEMENTS, &elements));
+    change(message)
+}
+
 /// Removes both tables, and what is in them.
 pub fn unload() -> io::Result<()> {
-    let mut netlink = Netlink::netfilter()?;
     for family in [NFPROTO_IPV4, NFPROTO_BRIDGE] {
-        let [high, low] = NFTABLES.to_be_bytes();
-        let batch = [
-            Message::new(BATCH_BEGIN, &[0, 0, high, low]),
-            Message::new(DELETE_TABLE, &about(family))
-                .attribute(NFTA_TABLE_NAME, &text(TABLE))
-                .acknowledged(),
-            Message::new(BATCH_END, &[0, 0, high, low]),
-        ];
-        match netlink.exchange(&batch) {
+        let message = Message::new(DELETE_TABLE, &about(family)).attribute(NFTA_TABLE_NAME, &text(TABLE));
+        match change(message) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Has the kernel do what `message` says, as a batch of its own.
+fn change(message: Message) -> io::Result<()> {
+    let [high, low] = NFTABLES.to_be_bytes();
+    let edge = |kind| Message::new(kind, &[0, 0, high, low]);
+    let batch = [edge(BATCH_BEGIN), message.acknowledged(), edge(BATCH_END)];
+    Netlink::netfilter()?.exchange(&batch).map(drop)
 }
 
 /// Whether the host's own firewall keeps sandboxes from the world, and what to do. An accept in a table of ours does
@@ -145,12 +181,6 @@ fn about(family: u8) -> [u8; NFGENMSG] {
 /// The rules in nft(8)'s language. `add` before `delete`, so that the table may be missing.
 fn ruleset(subnet: &Subnet) -> String {
     let bridge = bridge::NAME;
-    let mut guests = String::new();
-    for number in subnet.hosts() {
-        let address = subnet.host(number);
-        // Writing to a String does not fail.
-        let _ = write!(guests, "\"{}\" . {} . {address},", bridge::tap_name(number), mac(address));
-    }
     format!(
         r#"add table ip {TABLE}
 delete table ip {TABLE}
@@ -171,15 +201,14 @@ table ip {TABLE} {{
   }}
 }}
 table bridge {TABLE} {{
-  set guests {{
+  set {GUESTS} {{
     type ifname . ether_addr . ipv4_addr
-    elements = {{ {guests} }}
   }}
   chain from_guests {{
     type filter hook prerouting priority -300; policy accept;
     iifname != "{bridge}-*" accept
-    iifname . ether saddr . ip saddr @guests accept
-    iifname . ether saddr . arp saddr ip @guests iifname . arp saddr ether . arp saddr ip @guests accept
+    iifname . ether saddr . ip saddr @{GUESTS} accept
+    iifname . ether saddr . arp saddr ip @{GUESTS} iifname . arp saddr ether . arp saddr ip @{GUESTS} accept
     drop
   }}
 }}

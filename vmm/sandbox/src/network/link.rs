@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use nix::net::if_::if_nametoindex;
 use rvm_config::MacAddress;
 
-use super::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL, Netlink, attribute, find, text};
+use super::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL, Netlink, attribute, find, nested, text};
 
 /// Bytes of `struct ifinfomsg`: family, padding, type, index, flags, which flags to change.
 const IFINFOMSG: usize = 16;
@@ -30,7 +30,7 @@ pub fn make_bridge(netlink: &mut Netlink, name: &str, mac: MacAddress) -> io::Re
         .with(NLM_F_CREATE | NLM_F_EXCL)
         .attribute(libc::IFLA_IFNAME, &text(name))
         .attribute(libc::IFLA_ADDRESS, &mac.0)
-        .attribute(libc::IFLA_LINKINFO, &attribute(libc::IFLA_INFO_KIND, b"bridge"));
+        .append(&nested(libc::IFLA_LINKINFO, &attribute(libc::IFLA_INFO_KIND, b"bridge")));
     netlink.apply(message)
 }
 

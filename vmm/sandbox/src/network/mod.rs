@@ -4,8 +4,10 @@
 //!
 //! | user | way |
 //! |---|---|
-//! | may administer the network (root) | [`bridge`]: a tap on a bridge, [`firewall`]: NAT, [`proxy`]: ports |
-//! | any other | none yet: the sandbox has no card |
+//! | may administer the network (root) | [`place`]: a tap on a bridge, [`firewall`]: NAT, [`proxy`]: ports |
+//! | any other | [`passt`]: a process that makes sockets of packets |
+//!
+//! Where the tool for neither is there, the sandbox has no card, and the user is told.
 //!
 //! Nothing outlives its sandbox. [`Network::close`] gives everything back; after a kill -9 the kernel has taken back
 //! sockets, proxies and the tap by itself, and [`reclaim`] removes an idle bridge. What the guest is told to have is
@@ -17,20 +19,23 @@ mod error;
 mod firewall;
 mod link;
 mod netlink;
+mod passt;
 mod place;
 mod proxy;
 mod publish;
 mod subnet;
 mod tap;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 use rvm_agent_proto as proto;
+use rvm_config::NetHost;
 
 pub use error::NetworkError;
+use passt::Passt;
 use place::Place;
 use proxy::Proxy;
 pub use publish::{Ports, Protocol, Publish, PublishError, Published};
@@ -86,8 +91,19 @@ pub struct Network {
     pub published: Vec<Published>,
     /// What the user should know, in one line.
     pub notice: Option<String>,
-    proxy: Option<Proxy>,
-    place: Option<Place>,
+    way: Option<Way>,
+}
+
+/// What is to be given back.
+enum Way {
+    Bridge(Place, Proxy),
+    Passt(Passt),
+}
+
+/// Who the guest is on its network.
+struct Identity {
+    subnet: Subnet,
+    address: Ipv4Addr,
 }
 
 /// Gives a sandbox its network. `runtime_dir` is where this user's sandboxes are; fails or succeeds as a whole.
@@ -95,17 +111,22 @@ pub async fn open(request: NetworkRequest, runtime_dir: &Path) -> Result<Network
     match request.mode {
         NetworkMode::None if request.publish.is_empty() => Ok(Network::default()),
         NetworkMode::None => Err(NetworkError::PublishNothing),
-        NetworkMode::Default if !may_administer() => unavailable(&request, "only root can have one"),
-        NetworkMode::Default if program("nft").is_none() => {
-            unavailable(&request, "nft is missing; install the package nftables")
+        NetworkMode::Default if may_administer() && program("nft").is_some() => {
+            open_on_bridge(request, runtime_dir).await
         }
-        NetworkMode::Default => open_on_bridge(request, runtime_dir).await,
+        NetworkMode::Default if program("passt").is_some() => match open_on_passt(&request).await {
+            Err(error @ (NetworkError::Passt { .. } | NetworkError::OldPasst)) => request.do_without(error),
+            opened => opened,
+        },
+        NetworkMode::Default if may_administer() => request.do_without(NetworkError::NoNft),
+        NetworkMode::Default => request.do_without(NetworkError::NoPasst),
     }
 }
 
 /// Gives back what the supervisor of a sandbox left when it was killed. Its VMM must have ended; it is no error if
 /// there is nothing, or if others are using it.
 pub async fn reclaim(runtime_dir: &Path) -> Result<(), NetworkError> {
+    // passt ends by itself.
     if !may_administer() {
         return Ok(());
     }
@@ -113,69 +134,101 @@ pub async fn reclaim(runtime_dir: &Path) -> Result<(), NetworkError> {
     off_the_loop(move || place::reclaim(&runtime_dir)).await
 }
 
+impl NetworkRequest {
+    /// No network, for the reason `why`: told to the user who did not ask for one, an error for the one who did.
+    fn do_without(&self, why: NetworkError) -> Result<Network, NetworkError> {
+        match self.required || !self.publish.is_empty() {
+            true => Err(why),
+            false => Ok(Network { notice: Some(format!("no network: {why}")), ..Network::default() }),
+        }
+    }
+}
+
 impl Network {
     /// The descriptor that the card has, which the VMM must inherit under the same number.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.place.as_ref()?.tap.as_ref().map(AsFd::as_fd)
+        match self.way.as_ref()? {
+            Way::Bridge(place, _) => place.tap.as_ref(),
+            Way::Passt(passt) => passt.card.as_ref(),
+        }
+        .map(AsFd::as_fd)
     }
 
     /// Closes this process's descriptor of the card: the VMM has it, and its end is the end of the card.
     pub fn handed_over(&mut self) {
-        if let Some(place) = &mut self.place {
-            place.tap = None;
+        match &mut self.way {
+            Some(Way::Bridge(place, _)) => place.tap = None,
+            Some(Way::Passt(passt)) => passt.card = None,
+            None => {}
         }
     }
 
     /// Gives everything back, after the end of the VMM.
-    pub async fn close(mut self) -> Result<(), NetworkError> {
-        if let Some(proxy) = self.proxy.take() {
-            proxy.stop().await;
-        }
-        match self.place.take() {
-            Some(place) => off_the_loop(move || place.give_back()).await,
+    pub async fn close(self) -> Result<(), NetworkError> {
+        match self.way {
+            Some(Way::Bridge(place, proxy)) => {
+                proxy.stop().await;
+                off_the_loop(move || place.give_back()).await
+            }
+            Some(Way::Passt(passt)) => passt.stop().await,
             None => Ok(()),
         }
     }
 }
 
-/// No network: said to the user who did not ask for one, an error for the one who did.
-fn unavailable(request: &NetworkRequest, why: &'static str) -> Result<Network, NetworkError> {
-    match request.required || !request.publish.is_empty() {
-        true => Err(NetworkError::Unavailable(why)),
-        false => Ok(Network { notice: Some(format!("no network: {why}")), ..Network::default() }),
-    }
-}
-
 async fn open_on_bridge(request: NetworkRequest, runtime_dir: &Path) -> Result<Network, NetworkError> {
-    let (vm_id, directory) = (request.vm_id, runtime_dir.to_owned());
+    let (vm_id, directory) = (request.vm_id.clone(), runtime_dir.to_owned());
     let place = off_the_loop(move || Place::take(&vm_id, &directory)).await?;
     let notice = off_the_loop(|| firewall::obstacle().map_err(NetworkError::reading_rules)).await?;
-    let (address, mac) = (place.address, subnet::mac(place.address));
-    let (proxy, published) = Proxy::start(&request.publish, address.into()).await?;
-    let tap = place.tap.as_ref().map(|tap| rvm_config::NetHost::Tap(rvm_config::Tap::Fd(tap.as_raw_fd())));
-    Ok(Network {
-        card: tap.map(|host| rvm_config::Net { host, mac: Some(mac), mtu: None, offload: true }),
-        interfaces: vec![proto::Interface {
-            mac: mac.to_string(),
-            name: CARD.into(),
-            addresses: vec![format!("{address}/{}", place.subnet.prefix())],
-            up: true,
-            ..proto::Interface::default()
-        }],
-        routes: vec![proto::Route {
-            destination: "0.0.0.0/0".into(),
-            gateway: place.subnet.gateway().to_string(),
-            interface: CARD.into(),
-            ..proto::Route::default()
-        }],
-        dns: Some(dns::for_guest(&request.dns)),
-        hosts: vec![proto::HostEntry { address: address.to_string(), names: vec![request.hostname] }],
-        address: Some(address.into()),
-        published,
-        notice,
-        proxy: Some(proxy),
-        place: Some(place),
-    })
+    let (proxy, published) = Proxy::start(&request.publish, place.identity.address.into()).await?;
+    let dns = dns::for_guest(&request.dns, dns::Loopback::OutOfReach);
+    let tap = place.tap.as_ref().map(|tap| NetHost::Tap(rvm_config::Tap::Fd(tap.as_raw_fd())));
+    let network = place.identity.network(&request, tap, dns);
+    Ok(Network { published, notice, way: Some(Way::Bridge(place, proxy)), ..network })
+}
+
+async fn open_on_passt(request: &NetworkRequest) -> Result<Network, NetworkError> {
+    let subnet = subnet::choose()?;
+    let identity = Identity { subnet, address: subnet.host(2) };
+    // In whose place passt asks the host's name server.
+    let forwarder = subnet.host(3);
+    let (passt, published) = Passt::start(&request.publish, &identity, forwarder).await?;
+    let dns = dns::for_guest(&request.dns, dns::Loopback::Behind(forwarder));
+    let socket = passt.card.as_ref().map(|card| NetHost::Socket(rvm_config::Socket { fd: card.as_raw_fd() }));
+    let network = identity.network(request, socket, dns);
+    Ok(Network { published, way: Some(Way::Passt(passt)), ..network })
+}
+
+impl Identity {
+    /// The network of a guest whose card has this end on the host, as it is told to the guest.
+    fn network(&self, request: &NetworkRequest, host: Option<NetHost>, dns: proto::Dns) -> Network {
+        let Self { subnet, address } = self;
+        let mac = subnet::mac(*address);
+        let offload = matches!(host, Some(NetHost::Tap(_)));
+        Network {
+            card: host.map(|host| rvm_config::Net { host, mac: Some(mac), mtu: None, offload }),
+            interfaces: vec![proto::Interface {
+                mac: mac.to_string(),
+                name: CARD.into(),
+                addresses: vec![format!("{address}/{}", subnet.prefix())],
+                up: true,
+                ..proto::Interface::default()
+            }],
+            routes: vec![proto::Route {
+                destination: "0.0.0.0/0".into(),
+                gateway: subnet.gateway().to_string(),
+                interface: CARD.into(),
+                ..proto::Route::default()
+            }],
+            dns: Some(dns),
+            hosts: vec![proto::HostEntry {
+                address: address.to_string(),
+                names: vec![request.hostname.clone()],
+            }],
+            address: Some((*address).into()),
+            ..Network::default()
+        }
+    }
 }
 
 /// Runs what blocks on a thread of its own.

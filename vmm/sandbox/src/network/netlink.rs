@@ -30,6 +30,8 @@ pub const NLM_F_EXCL: u16 = 0x200;
 
 /// The kind of an attribute without the bits that say how its value is written.
 const KIND_MASK: u16 = 0x3fff;
+/// NLA_F_NESTED: the value is made of attributes.
+const NESTED: u16 = 0x8000;
 
 /// More than the kernel puts into one datagram of an answer (NLMSG_GOODSIZE).
 const DATAGRAM: usize = 32 << 10;
@@ -125,8 +127,13 @@ impl Message {
     }
 
     /// With one more attribute.
-    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        self.body.extend(attribute(kind, value));
+    pub fn attribute(self, kind: u16, value: &[u8]) -> Self {
+        self.append(&attribute(kind, value))
+    }
+
+    /// With more attributes, written already.
+    pub fn append(mut self, attributes: &[u8]) -> Self {
+        self.body.extend(attributes);
         self
     }
 
@@ -143,13 +150,18 @@ impl Message {
     }
 }
 
-/// An attribute with its padding; the value of another one may be made of them.
+/// An attribute with its padding.
 pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(ATTRIBUTE + value.len()).expect("values of requests are short");
+    let length = u16::try_from(ATTRIBUTE + value.len()).expect("values of requests are below 64 KiB");
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
+}
+
+/// An attribute whose value is made of attributes.
+pub fn nested(kind: u16, attributes: &[u8]) -> Vec<u8> {
+    attribute(kind | NESTED, attributes)
 }
 
 /// A name as attributes have it.

@@ -2,7 +2,6 @@
 //! nft take.
 
 use std::fs::{DirBuilder, File};
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,8 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::bridge::{self, Bridge};
-use super::subnet::Subnet;
-use super::{NetworkError, firewall};
+use super::{Identity, NetworkError, firewall};
 
 /// How often another runtime directory may take the bridge away while a sandbox is being connected.
 const MOST_TRIES: u32 = 5;
@@ -20,10 +18,8 @@ const MOST_TRIES: u32 = 5;
 pub struct Place {
     /// The sandbox's card, until the VMM has it.
     pub tap: Option<OwnedFd>,
-    /// What the address is in.
-    pub subnet: Subnet,
-    /// The sandbox's.
-    pub address: Ipv4Addr,
+    /// Who the sandbox is on it.
+    pub identity: Identity,
     runtime_dir: PathBuf,
     given_back: bool,
 }
@@ -33,9 +29,9 @@ impl Place {
     pub fn take(vm_id: &str, runtime_dir: &Path) -> Result<Self, NetworkError> {
         let _lock = lock(runtime_dir)?;
         match connect(vm_id) {
-            Ok((subnet, tap, address)) => {
+            Ok((tap, identity)) => {
                 let runtime_dir = runtime_dir.to_owned();
-                Ok(Self { tap: Some(tap), subnet, address, runtime_dir, given_back: false })
+                Ok(Self { tap: Some(tap), identity, runtime_dir, given_back: false })
             }
             Err(error) => {
                 // The first error is the one to tell.
@@ -69,7 +65,7 @@ pub fn reclaim(runtime_dir: &Path) -> Result<(), NetworkError> {
     bridge::remove_idle()
 }
 
-fn connect(vm_id: &str) -> Result<(Subnet, OwnedFd, Ipv4Addr), NetworkError> {
+fn connect(vm_id: &str) -> Result<(OwnedFd, Identity), NetworkError> {
     let mut tries = 0;
     loop {
         let (bridge, made) = Bridge::find_or_make()?;
@@ -80,7 +76,7 @@ fn connect(vm_id: &str) -> Result<(Subnet, OwnedFd, Ipv4Addr), NetworkError> {
         }
         tries += 1;
         match bridge.plug(vm_id) {
-            Ok((tap, address)) => return Ok((bridge.subnet, tap, address)),
+            Ok((tap, address)) => return Ok((tap, Identity { subnet: bridge.subnet, address })),
             Err(error) if error.is_gone() && tries < MOST_TRIES => {}
             Err(error) => return Err(error),
         }

@@ -3,20 +3,26 @@
 //! A proxy rather than address translation, because it also serves 127.0.0.1 and the host's own connections, and ends
 //! with its process: no rule is left behind. The sandbox sees connections from the bridge.
 //!
-//! Bytes from either side are only carried. What a peer can make this process hold is bounded: [`tcp`] and [`udp`] say
-//! by what.
+//! Bytes from either side are only carried. What peers can make this process hold is bounded: connections and UDP clients
+//! of all ports together by [`PLACES`], and what each holds as [`tcp`] and [`udp`] say.
 
 mod tcp;
 mod udp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::NetworkError;
 use super::publish::{Protocol, Publish, Published};
+
+/// Connections and UDP clients of a sandbox at a time. Each takes two descriptors or one, of the 1024 that a process
+/// mostly may have, and the supervisor needs some for itself.
+const PLACES: usize = 400;
 
 /// The ports of one sandbox. Dropped, they are closed, and so is every connection through them.
 pub struct Proxy {
@@ -28,11 +34,9 @@ impl Proxy {
     pub async fn start(ports: &[Publish], guest: IpAddr) -> Result<(Self, Vec<Published>), NetworkError> {
         let mut listening = Vec::new();
         for port in ports {
-            listening.push(match port.protocol {
-                Protocol::Tcp => Listening::Tcp(listen(port, TcpListener::bind).await?),
-                Protocol::Udp => Listening::Udp(listen(port, UdpSocket::bind).await?),
-            });
+            listening.push(Listening::open(port).await?);
         }
+        let places = Arc::new(Semaphore::new(PLACES));
         let mut tasks = JoinSet::new();
         let mut published = Vec::new();
         for (port, socket) in ports.iter().zip(listening) {
@@ -41,8 +45,8 @@ impl Proxy {
             published.push(Published { host, guest_port: port.guest_port, protocol: port.protocol });
             let target = SocketAddr::new(guest, port.guest_port);
             match socket {
-                Listening::Tcp(listener) => tasks.spawn(tcp::serve(listener, target)),
-                Listening::Udp(socket) => tasks.spawn(udp::serve(socket, target)),
+                Listening::Tcp(listener) => tasks.spawn(tcp::serve(listener, target, places.clone())),
+                Listening::Udp(socket) => tasks.spawn(udp::serve(socket, target, places.clone(), udp::IDLE)),
             };
         }
         Ok((Self { tasks }, published))
@@ -55,13 +59,24 @@ impl Proxy {
 }
 
 /// The host's end of a port.
-enum Listening {
+pub enum Listening {
+    /// Takes connections.
     Tcp(TcpListener),
+    /// Takes datagrams.
     Udp(UdpSocket),
 }
 
 impl Listening {
-    fn address(&self) -> io::Result<SocketAddr> {
+    /// Listens at the port's address.
+    pub async fn open(port: &Publish) -> Result<Self, NetworkError> {
+        match port.protocol {
+            Protocol::Tcp => listen(port, TcpListener::bind).await.map(Self::Tcp),
+            Protocol::Udp => listen(port, UdpSocket::bind).await.map(Self::Udp),
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
             Self::Udp(socket) => socket.local_addr(),

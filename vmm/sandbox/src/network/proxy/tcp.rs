@@ -1,8 +1,8 @@
 //! A published TCP port.
 //!
 //! Each connection is two buffers of [`BUFFER`] and as much as the kernel's sockets hold: who is not read from waits.
-//! The end of one direction is passed on and the other goes on. At most [`MOST_CONNECTIONS`] are served at a time;
-//! more wait in the kernel's queue.
+//! The end of one direction is passed on and the other goes on. Connections for which there is no place wait in the
+//! kernel's queue.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,18 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Connections of one port at a time: two descriptors and two buffers each.
-const MOST_CONNECTIONS: usize = 400;
-
 /// Bytes carried at a time in one direction.
 const BUFFER: usize = 32 << 10;
 
 /// How long to wait when the host is out of descriptors or memory, before the next connection is accepted.
 const RESPITE: Duration = Duration::from_millis(100);
 
-/// Accepts connections and carries each to `target`, until aborted.
-pub async fn serve(listener: TcpListener, target: SocketAddr) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// Accepts connections, each in one of `places`, and carries them to `target`, until aborted.
+pub async fn serve(listener: TcpListener, target: SocketAddr, places: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}

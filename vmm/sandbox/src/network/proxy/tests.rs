@@ -132,12 +132,13 @@ async fn answers_find_the_client_that_asked() {
 }
 
 #[tokio::test]
-async fn clients_beyond_the_bound_wait_for_others_to_be_idle() {
+async fn clients_for_whom_there_is_no_place_wait_for_others_to_be_idle() {
     let (service, port) = udp_service().await;
     let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
     let host = socket.local_addr().unwrap();
     let idle = Duration::from_millis(300);
-    let serving = tokio::spawn(udp::serve_with(socket, (LOOPBACK, port).into(), 1, idle));
+    let serving =
+        tokio::spawn(udp::serve(socket, (LOOPBACK, port).into(), Arc::new(Semaphore::new(1)), idle));
     let (first, second) = (udp_service().await.0, udp_service().await.0);
     let mut buffer = [0; 16];
 

@@ -1,8 +1,8 @@
 //! A published UDP port.
 //!
 //! Every client that sends has a session: a socket of its own to the sandbox, by which answers find back. A session
-//! ends when nothing came or went for [`IDLE`]. At most [`MOST_SESSIONS`] exist at a time; datagrams of further
-//! clients are lost, as datagrams may be, and so are those for which a session has no room.
+//! ends when nothing came or went for [`IDLE`]. Datagrams of clients for which there is no place are lost, as datagrams
+//! may be, and so are those for which a session has no room.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,18 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-
-/// Clients of one port at a time.
-const MOST_SESSIONS: usize = 400;
 
 /// Datagrams of one client that wait for being sent on.
 const MOST_WAITING: usize = 16;
 
 /// How long a session lasts without a datagram; the time that Linux's connection tracking gives an answered one.
-const IDLE: Duration = Duration::from_secs(120);
+pub const IDLE: Duration = Duration::from_secs(120);
 
 /// The longest UDP datagram.
 const LONGEST: usize = 65_535;
@@ -30,13 +28,8 @@ const LONGEST: usize = 65_535;
 /// How long to wait when the host is out of memory, before the next datagram is received.
 const RESPITE: Duration = Duration::from_millis(100);
 
-/// Receives datagrams and carries them to and from `target`, until aborted.
-pub async fn serve(socket: UdpSocket, target: SocketAddr) {
-    serve_with(socket, target, MOST_SESSIONS, IDLE).await;
-}
-
-/// [`serve`] with bounds of the caller's choice.
-pub async fn serve_with(socket: UdpSocket, target: SocketAddr, most_sessions: usize, idle: Duration) {
+/// Receives datagrams and carries them to and from `target`, each client's in one of `places`, until aborted.
+pub async fn serve(socket: UdpSocket, target: SocketAddr, places: Arc<Semaphore>, idle: Duration) {
     let socket = Arc::new(socket);
     let mut sessions: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
     let mut tasks = JoinSet::new();
@@ -52,23 +45,25 @@ pub async fn serve_with(socket: UdpSocket, target: SocketAddr, most_sessions: us
                 continue;
             }
         };
-        let datagram = buffer.get(..length).unwrap_or_default().to_vec();
-        let left = match sessions.get(&client).map(|session| session.try_send(datagram.clone())) {
-            Some(Ok(()) | Err(TrySendError::Full(_))) => continue,
-            Some(Err(TrySendError::Closed(datagram))) => datagram,
-            None => datagram,
-        };
-        if sessions.len() >= most_sessions {
-            sessions.retain(|_, session| !session.is_closed());
+        let mut datagram = buffer.get(..length).unwrap_or_default().to_vec();
+        if let Some(session) = sessions.get(&client) {
+            match session.try_send(datagram) {
+                Ok(()) | Err(TrySendError::Full(_)) => continue,
+                // It was idle for too long and has ended.
+                Err(TrySendError::Closed(unsent)) => datagram = unsent,
+            }
         }
-        if sessions.len() >= most_sessions && !sessions.contains_key(&client) {
-            continue;
-        }
+        sessions.retain(|_, session| !session.is_closed());
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (to_session, from_host) = mpsc::channel(MOST_WAITING);
         // It is empty and has room.
-        let _ = to_session.try_send(left);
+        let _ = to_session.try_send(datagram);
         sessions.insert(client, to_session);
-        tasks.spawn(session(Arc::clone(&socket), client, target, from_host, idle));
+        let host = Arc::clone(&socket);
+        tasks.spawn(async move {
+            session(host, client, target, from_host, idle).await;
+            drop(place);
+        });
     }
 }
 

@@ -29,7 +29,7 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
 }
 
 /// The line by which the test runner counts a test that could not run.
-fn cannot_run(reason: &str) {
+pub fn cannot_run(reason: &str) {
     println!("\nrvm-tests: cannot run: {}", reason.replace('\n', " "));
 }
 
@@ -50,6 +50,7 @@ pub struct Machine {
     jobs: mpsc::Sender<Job>,
     /// By which ip(8) finds its namespace.
     pub thread: i32,
+    card: Option<File>,
     _thread: JoinHandle<()>,
 }
 
@@ -63,7 +64,7 @@ impl Machine {
             to_us.send(gettid().as_raw()).unwrap();
             todo.into_iter().for_each(|job| job());
         });
-        Self { jobs, thread: id.recv().unwrap(), _thread: thread }
+        Self { jobs, thread: id.recv().unwrap(), card: None, _thread: thread }
     }
 
     /// Does `work` on the machine.
@@ -75,19 +76,36 @@ impl Machine {
 
     /// A machine on the network of a sandbox, set up as the agent would.
     pub fn guest(network: &Network) -> Self {
-        let guest = Self::new();
-        let card: File = guest.run(|| tap::make("eth0").unwrap()).into();
+        let address = network.interfaces[0].addresses[0].clone();
+        let guest = Self::with_card(&network.interfaces[0].mac, &address, &network.routes[0].gateway);
         let tap: File = network.descriptor().unwrap().try_clone_to_owned().unwrap().into();
+        let card = guest.card();
         connect(tap.try_clone().unwrap(), card.try_clone().unwrap());
         connect(card, tap);
-        let (interface, route) = (network.interfaces[0].clone(), network.routes[0].clone());
-        guest.run(move || {
-            run(&format!("ip link set eth0 address {}", interface.mac));
-            run(&format!("ip address add {} dev eth0", interface.addresses[0]));
-            run("ip link set eth0 up");
-            run(&format!("ip route add {} via {}", route.destination, route.gateway));
-        });
         guest
+    }
+
+    /// A machine with a card and a way out through it.
+    pub fn with_card(mac: &str, address: &str, gateway: &str) -> Self {
+        let mut guest = Self::new();
+        let setup = [
+            format!("ip link set eth0 address {mac}"),
+            format!("ip address add {address} dev eth0"),
+            "ip link set eth0 up".into(),
+            format!("ip route add default via {gateway}"),
+        ];
+        let card = guest.run(move || {
+            let card = tap::make("eth0").unwrap();
+            setup.iter().for_each(|command| drop(run(command)));
+            card
+        });
+        guest.card = Some(card.into());
+        guest
+    }
+
+    /// The other side of its card: a tap.
+    pub fn card(&self) -> File {
+        self.card.as_ref().expect("it has a card").try_clone().unwrap()
     }
 
     /// A machine that the host reaches: it is 198.51.100.1, the host 198.51.100.2 there.

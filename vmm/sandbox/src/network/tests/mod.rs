@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 
 mod machine;
+mod on_passt;
 mod traffic;
 
 use std::collections::HashSet;
@@ -15,7 +16,7 @@ use machine::{in_namespace, run};
 
 /// The host of a test: its sandboxes' directory, and a loop to wait on.
 pub struct Host {
-    runtime: Runtime,
+    pub runtime: Runtime,
     directory: TempDir,
 }
 
@@ -76,7 +77,7 @@ fn the_guest_is_told_of_its_card_and_the_way_out() {
         assert_eq!(network.dns.as_ref().unwrap().servers, ["192.0.2.53"]);
         assert_eq!(network.hosts[0].names, ["sandbox"]);
         let fd = network.descriptor().unwrap().as_raw_fd();
-        assert_eq!(card.host, rvm_config::NetHost::Tap(rvm_config::Tap::Fd(fd)));
+        assert_eq!(card.host, NetHost::Tap(rvm_config::Tap::Fd(fd)));
     });
 }
 
@@ -126,10 +127,10 @@ fn what_a_killed_supervisor_left_is_reclaimed_once_its_vmm_is_gone() {
         let host = Host::new();
         let before = state();
         let mut network = host.open("vm", "");
-        let place = std::mem::ManuallyDrop::new(network.place.take().unwrap());
-        let vmm = place.tap.as_ref().unwrap().try_clone().unwrap();
-        // The kernel closes what the supervisor had.
-        nix::unistd::close(place.tap.as_ref().unwrap().as_raw_fd()).unwrap();
+        let vmm = network.descriptor().unwrap().try_clone_to_owned().unwrap();
+        // The kernel closes what the supervisor had, and nobody cleans up.
+        network.handed_over();
+        std::mem::forget(network);
 
         host.runtime.block_on(reclaim(host.directory.path())).unwrap();
         assert_ne!(state(), before, "the VMM still has its card");
@@ -206,6 +207,18 @@ fn a_bridge_that_was_never_finished_is_made_anew() {
 }
 
 #[test]
+fn the_firewall_knows_every_address_of_the_largest_network() {
+    in_namespace(|| {
+        run("ip link add rvm0 address 02:76:0a:09:08:01 type bridge");
+        run("ip address add 10.9.8.1/22 dev rvm0");
+        let _network = Host::new().open("vm", "");
+        let guests = run("nft list set bridge rvm guests");
+        assert_eq!(guests.matches("rvm0-").count(), 1021);
+        assert!(guests.contains(r#""rvm0-1022" . 02:76:0a:09:0b:fe . 10.9.11.254"#), "{guests}");
+    });
+}
+
+#[test]
 fn the_range_avoids_what_the_host_has_routes_to() {
     in_namespace(|| {
         run("ip link add office type bridge");
@@ -266,10 +279,10 @@ fn ports_of_no_network_are_refused() {
 #[test]
 fn whoever_asked_for_a_network_is_refused_where_there_is_none() {
     let plain = request("vm", "");
-    let network = unavailable(&plain, "why").unwrap();
-    assert_eq!(network.notice.as_deref(), Some("no network: why"));
+    let network = plain.do_without(NetworkError::NoNft).unwrap();
+    assert_eq!(network.notice, Some(format!("no network: {}", NetworkError::NoNft)));
     assert!(network.card.is_none());
     for asked in [NetworkRequest { required: true, ..plain }, request("vm", "80")] {
-        assert!(matches!(unavailable(&asked, "why"), Err(NetworkError::Unavailable("why"))));
+        assert!(matches!(asked.do_without(NetworkError::NoNft), Err(NetworkError::NoNft)));
     }
 }

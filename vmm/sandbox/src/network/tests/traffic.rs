@@ -9,15 +9,15 @@ use super::machine::{Machine, in_namespace, run};
 use crate::network::subnet::mac;
 
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-fn udp(address: &str) -> UdpSocket {
+pub fn udp(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
-fn heard(socket: &UdpSocket) -> (String, std::net::SocketAddr) {
+pub fn heard(socket: &UdpSocket) -> (String, std::net::SocketAddr) {
     let mut buffer = [0; 100];
     let (length, from) = socket.recv_from(&mut buffer).unwrap();
     (String::from_utf8_lossy(&buffer[..length]).into_owned(), from)
@@ -97,6 +97,29 @@ fn a_guest_sends_with_its_own_addresses_only() {
         });
         honest.send_to(b"honest again", "172.30.77.1:9").unwrap();
         assert_eq!(heard(&server).0, "honest again");
+    });
+}
+
+#[test]
+fn a_guest_does_not_reach_the_hosts_loopback_even_where_that_is_routed() {
+    in_namespace(|| {
+        let host = Host::new();
+        let network = host.open("vm", "");
+        let guest = Machine::guest(&network);
+        let own = network.address.unwrap();
+        let client = guest.run(move || {
+            run("ip route flush table local root 127.0.0.0/8");
+            std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+            udp(&format!("{own}:0"))
+        });
+        std::fs::write("/proc/sys/net/ipv4/conf/rvm0/route_localnet", "1").unwrap();
+        let (inner, outer) = (udp("127.0.0.1:9"), udp("172.30.77.1:9"));
+        client.send_to(b"inside", "127.0.0.1:9").unwrap();
+        client.send_to(b"outside", "172.30.77.1:9").unwrap();
+        assert_eq!(heard(&outer).0, "outside");
+        run("nft flush chain ip rvm input");
+        client.send_to(b"without the rule", "127.0.0.1:9").unwrap();
+        assert_eq!(heard(&inner).0, "without the rule");
     });
 }
 
