@@ -17,6 +17,7 @@ pub struct GuestFilesError {
 
 const KERNEL: &str = "vmlinux";
 const IMAGE: &str = "initramfs.cpio";
+const BARE_IMAGE: &str = "initramfs-bare.cpio";
 
 /// Which kernel and which initrd `kernel` means. A kernel of the user's own has no initrd unless named.
 pub fn paths(kernel: &Kernel) -> Result<(PathBuf, Option<PathBuf>), GuestFilesError> {
@@ -44,4 +45,10 @@ fn find(file: &'static str) -> Result<PathBuf, GuestFilesError> {
         let looked: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
         GuestFilesError { file, looked: looked.join(" or ") }
     })
+}
+
+
+/// The kernel, and the guest image that has nothing but the agent.
+pub fn bare() -> Result<(PathBuf, PathBuf), GuestFilesError> {
+    Ok((find(KERNEL)?, find(BARE_IMAGE)?))
 }

@@ -84,6 +84,15 @@ pub fn say(text: &str) {
     writeln!(std::io::stderr(), "rvm: {}", one_line(text)).ok();
 }
 
+/// [`say`], of a message that has more than one line: the first is rvm's own, the rest explains it.
+pub fn say_all(text: &str) {
+    let mut lines = text.lines();
+    say(lines.next().unwrap_or_default());
+    for line in lines {
+        writeln!(std::io::stderr(), "{}", one_line(line)).ok();
+    }
+}
+
 /// `text` with its control characters written out: a file's name may have a newline in it, or worse.
 fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, character| {

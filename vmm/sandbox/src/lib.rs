@@ -2,6 +2,18 @@
 //!
 //! One library for the `rvm` command line and the containerd shim; both are thin over it.
 
+pub mod agent;
 #[cfg(feature = "images")]
 pub mod images;
+pub mod machine;
 pub mod network;
+pub mod rootfs;
+pub mod vsock;
+
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Fills `bytes` from the kernel's random number generator.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    File::open("/dev/urandom")?.read_exact(bytes)
+}

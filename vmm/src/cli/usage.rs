@@ -8,6 +8,7 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 use super::exit::Status;
 use crate::logging;
+use crate::supervisor::STATUS_FAILED;
 
 /// Prints what `error` is about; gives the status.
 pub fn report(error: &Error) -> u8 {
@@ -28,7 +29,7 @@ pub fn report(error: &Error) -> u8 {
             let flag = argument.split(' ').next().unwrap_or_default();
             let reason = error.source().map(ToString::to_string).unwrap_or_default();
             logging::say(&format!("cannot use '{value}' for {flag}: {reason}"));
-            of_flag(flag).into()
+            status(of_flag(flag))
         }
         _ => {
             let text = error.render().to_string();
@@ -36,8 +37,18 @@ pub fn report(error: &Error) -> u8 {
             let line = first.join(" ");
             let line = line.strip_prefix("error: ").unwrap_or(&line);
             logging::say(&format!("{line}; --help lists what can be given"));
-            Status::Usage.into()
+            status(Status::Usage)
         }
+    }
+}
+
+/// The status of a bad command line: `boot`'s own for that, for containers Docker's.
+fn status(of_boot: Status) -> u8 {
+    match std::env::args_os().nth(1) {
+        Some(command) if command != "boot" && command != "doctor" && !command.as_encoded_bytes().starts_with(b"-") => {
+            STATUS_FAILED
+        }
+        _ => of_boot.into(),
     }
 }
 

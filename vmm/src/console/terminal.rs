@@ -3,6 +3,8 @@
 //! It is restored when the guard is dropped, and by [`restore`] where nothing is dropped: a panic, or an exit in
 //! the middle. The state to go back to is kept for the process, as the terminal is the process's.
 
+#![allow(unsafe_code, reason = "asking a terminal for its size is an ioctl")]
+
 use std::io;
 use std::sync::Mutex;
 
@@ -43,4 +45,12 @@ pub fn restore() {
         // A terminal that is gone needs no restoring.
         tcsetattr(io::stdin(), SetArg::TCSANOW, &before).ok();
     }
+}
+
+/// Columns and rows of the terminal on standard input; `None` where there is none, or it does not know.
+pub fn size() -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes a winsize through the pointer, which is of `size`.
+    let result = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some((size.ws_col, size.ws_row))
 }

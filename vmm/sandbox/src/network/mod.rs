@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 use rvm_agent_proto as proto;
 use rvm_config::NetHost;
+use serde::{Deserialize, Serialize};
 
 pub use error::NetworkError;
 use passt::Passt;
@@ -63,7 +64,8 @@ pub struct NetworkRequest {
 }
 
 /// Whether a sandbox is to have a network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
     /// No network card.
     None,

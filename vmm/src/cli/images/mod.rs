@@ -12,6 +12,7 @@ mod remove;
 
 pub use archive::{LoadArgs, SaveArgs, load, save};
 pub use list::{ImagesArgs, images};
+pub use progress::Shown;
 pub use pull::{PullArgs, pull};
 pub use remove::{PruneArgs, RmiArgs, prune, rmi};
 
