@@ -47,7 +47,6 @@ fn find(file: &'static str) -> Result<PathBuf, GuestFilesError> {
     })
 }
 
-
 /// The kernel, and the guest image that has nothing but the agent.
 pub fn bare() -> Result<(PathBuf, PathBuf), GuestFilesError> {
     Ok((find(KERNEL)?, find(BARE_IMAGE)?))

@@ -94,13 +94,9 @@ mod tests {
 
     #[test]
     fn durations_are_told_in_one_unit() {
-        for (seconds, text) in [
-            (0, "0 seconds"),
-            (1, "1 second"),
-            (61, "1 minute"),
-            (7200, "2 hours"),
-            (172_800, "2 days"),
-        ] {
+        for (seconds, text) in
+            [(0, "0 seconds"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (172_800, "2 days")]
+        {
             assert_eq!(roughly(Duration::from_secs(seconds)), text);
         }
     }

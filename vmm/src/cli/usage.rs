@@ -45,7 +45,9 @@ pub fn report(error: &Error) -> u8 {
 /// The status of a bad command line: `boot`'s own for that, for containers Docker's.
 fn status(of_boot: Status) -> u8 {
     match std::env::args_os().nth(1) {
-        Some(command) if command != "boot" && command != "doctor" && !command.as_encoded_bytes().starts_with(b"-") => {
+        Some(command)
+            if command != "boot" && command != "doctor" && !command.as_encoded_bytes().starts_with(b"-") =>
+        {
             STATUS_FAILED
         }
         _ => of_boot.into(),

@@ -65,7 +65,9 @@ pub enum StateError {
     #[error("the id '{0}' is short for more than one container; give more of it")]
     Ambiguous(String),
     /// A name that another one has.
-    #[error("the name '{name}' is taken by container {id}; remove that (`rvm rm {name}`) or choose another name")]
+    #[error(
+        "the name '{name}' is taken by container {id}; remove that (`rvm rm {name}`) or choose another name"
+    )]
     NameTaken {
         /// The name.
         name: String,

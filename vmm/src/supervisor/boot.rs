@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rvm_agent_proto::mount_request::Source;
-use rvm_agent_proto::{ConfigureRequest, CreateRequest, Share, Streams, SERVE_WORD};
+use rvm_agent_proto::{ConfigureRequest, CreateRequest, SERVE_WORD, Share, Streams};
 use rvm_config::{CachePolicy, Kernel, VmConfig, Vsock};
 use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::{Machine, MachineError};
@@ -129,7 +129,8 @@ pub async fn make_container(
     let (tokens, stdio) = open_streams(&agent, record.interactive, record.tty, size).await?;
     let request = CreateRequest {
         id: CONTAINER.to_owned(),
-        spec: serde_json::to_vec(&record.spec).map_err(BootError::host("write the container's specification"))?,
+        spec: serde_json::to_vec(&record.spec)
+            .map_err(BootError::host("write the container's specification"))?,
         streams: Some(tokens),
         user: Some(record.user.clone().into()),
     };

@@ -18,7 +18,9 @@ pub enum DiskError {
         source: io::Error,
     },
     /// The tool is missing.
-    #[error("cannot make the container's disk: mkfs.ext4 is missing; install e2fsprogs, or leave out --storage-size")]
+    #[error(
+        "cannot make the container's disk: mkfs.ext4 is missing; install e2fsprogs, or leave out --storage-size"
+    )]
     NoTool,
     /// The tool refused.
     #[error("cannot make the container's disk: mkfs.ext4 says: {0}")]

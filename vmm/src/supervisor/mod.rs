@@ -220,13 +220,7 @@ async fn in_machine(
 
 impl Sandbox {
     /// Serves the first process until it has ended and its output has arrived.
-    async fn attend(
-        &self,
-        stdio: boot::Stdio,
-        log: Log,
-        reader: OwnedReadHalf,
-        client: Client,
-    ) -> Outcome {
+    async fn attend(&self, stdio: boot::Stdio, log: Log, reader: OwnedReadHalf, client: Client) -> Outcome {
         let boot::Stdio { stdin, stdout, stderr } = stdio;
         let mut outputs = JoinSet::new();
         outputs.spawn(relay::output(stdout, Kind::Stdout, Some(log.clone()), client.clone()));

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rvm_agent_proto::{
-    ExecRequest, MetricsRequest, PauseRequest, ProcessesRequest, ReadArchiveRequest, ResizeRequest, ResumeRequest,
-    SignalRequest, StatsRequest, WriteArchiveRequest,
+    ExecRequest, MetricsRequest, PauseRequest, ProcessesRequest, ReadArchiveRequest, ResizeRequest,
+    ResumeRequest, SignalRequest, StatsRequest, WriteArchiveRequest,
 };
 use rvm_config::control::{Command, Outcome as VmmOutcome};
 use rvm_sandbox::agent::AgentError;
@@ -93,7 +93,12 @@ enum Answer {
 }
 
 impl Sandbox {
-    async fn answer(&self, request: Request, reader: OwnedReadHalf, client: &Client) -> Result<Answer, Refusal> {
+    async fn answer(
+        &self,
+        request: Request,
+        reader: OwnedReadHalf,
+        client: &Client,
+    ) -> Result<Answer, Refusal> {
         match request {
             Request::Attach { .. } => Err(failed(io::Error::other("only `rvm run` attaches to a container"))),
             Request::Exec(exec) => self.exec(*exec, reader, client.clone()).await,
@@ -155,7 +160,12 @@ impl Sandbox {
 
     async fn resume(&self) -> Result<Answer, Refusal> {
         let request = ResumeRequest { container: CONTAINER.to_owned() };
-        self.agent.containers().resume(request).await.map_err(AgentError::refused("go on")).map_err(failed)?;
+        self.agent
+            .containers()
+            .resume(request)
+            .await
+            .map_err(AgentError::refused("go on"))
+            .map_err(failed)?;
         self.set_phase(Phase::Running)
     }
 
@@ -172,7 +182,8 @@ impl Sandbox {
         let stats = self.agent.containers().stats(request).await.map_err(refused).map_err(failed)?;
         let mut usage = Usage::from(stats.into_inner());
         let refused = AgentError::refused("tell what it uses");
-        let metrics = self.agent.sandbox().metrics(MetricsRequest {}).await.map_err(refused).map_err(failed)?;
+        let metrics =
+            self.agent.sandbox().metrics(MetricsRequest {}).await.map_err(refused).map_err(failed)?;
         for interface in metrics.into_inner().interfaces.iter().filter(|interface| interface.name != "lo") {
             usage.net.0 = usage.net.0.saturating_add(interface.received_bytes);
             usage.net.1 = usage.net.1.saturating_add(interface.sent_bytes);
@@ -199,7 +210,8 @@ impl Sandbox {
             return Err(failed(io::Error::other("the container is paused; `rvm unpause` lets it go on")));
         }
         let tty = process.terminal().unwrap_or_default();
-        let (tokens, stdio) = boot::open_streams(&self.agent, interactive, tty, size).await.map_err(failed)?;
+        let (tokens, stdio) =
+            boot::open_streams(&self.agent, interactive, tty, size).await.map_err(failed)?;
         let name = self.next_exec();
         let request = ExecRequest {
             container: CONTAINER.to_owned(),
@@ -220,7 +232,13 @@ impl Sandbox {
         self.attend_exec(name, stdio, reader, client).await.map(Answer::Exit)
     }
 
-    async fn attend_exec(&self, name: String, stdio: Stdio, reader: OwnedReadHalf, client: Client) -> Outcome {
+    async fn attend_exec(
+        &self,
+        name: String,
+        stdio: Stdio,
+        reader: OwnedReadHalf,
+        client: Client,
+    ) -> Outcome {
         let Stdio { stdin, stdout, stderr } = stdio;
         let mut outputs = JoinSet::new();
         outputs.spawn(relay::output(stdout, Kind::Stdout, None, client.clone()));

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rvm_config::control::{CONTROL_VERSION, Ended, Event, MAX_CONTROL_PACKET, Message, Outcome, Reason, Request};
+use rvm_config::control::{
+    CONTROL_VERSION, Ended, Event, MAX_CONTROL_PACKET, Message, Outcome, Reason, Request,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;

@@ -145,7 +145,11 @@ pub struct Machine {
 impl Machine {
     /// Starts `program`, an `rvm`, as the VMM of the machine `config`, which has the descriptors in `inherited` by
     /// number. Control socket and console are set here.
-    pub fn start(program: &Path, config: &VmConfig, inherited: &[BorrowedFd<'_>]) -> Result<Self, MachineError> {
+    pub fn start(
+        program: &Path,
+        config: &VmConfig,
+        inherited: &[BorrowedFd<'_>],
+    ) -> Result<Self, MachineError> {
         let (vmm, socket) = spawn::vmm(program, config, inherited)?;
         let pid = vmm.id().ok_or_else(|| io::Error::other("it ended at once"));
         let pid = pid.map_err(MachineError::host("start the VMM"))?;

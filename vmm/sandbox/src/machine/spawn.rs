@@ -42,7 +42,8 @@ pub(super) fn vmm(
     let given: Vec<_> = inherited.iter().copied().chain([theirs.as_fd(), file.as_fd()]).collect();
     // Everything of ours is closed on exec but these, for as long as it takes to start this one process.
     for fd in &given {
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map_err(MachineError::host("hand a descriptor over"))?;
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
+            .map_err(MachineError::host("hand a descriptor over"))?;
     }
     let child = command.spawn();
     for fd in &given {

@@ -76,7 +76,9 @@ pub fn stop(args: &StopArgs) -> u8 {
 fn end(directory: &Directory, request: &Request) -> Result<(), ContainerError> {
     match Attached::connect(&directory.control(), request).and_then(Attached::reply) {
         Ok(_) => Ok(()),
-        Err(AttachError::NotRunning | AttachError::Silent) if directory.status().is_ok_and(|status| status.phase.is_over()) => {
+        Err(AttachError::NotRunning | AttachError::Silent)
+            if directory.status().is_ok_and(|status| status.phase.is_over()) =>
+        {
             Ok(())
         }
         Err(error) => Err(error.into()),

@@ -31,14 +31,16 @@ pub struct CpArgs {
 
 /// Copies files between the host and a container.
 pub fn cp(args: &CpArgs) -> u8 {
-    report(match (in_container(&args.source), in_container(&args.destination)) {
-        (Some((name, path)), None) => out(name, path, &args.destination, args.follow_link),
-        (None, Some((name, path))) => into(&args.source, name, path, args.follow_link),
-        _ => {
-            Err(ContainerError::Value("one of source and destination must be CONTAINER:PATH, and only one".to_owned()))
+    report(
+        match (in_container(&args.source), in_container(&args.destination)) {
+            (Some((name, path)), None) => out(name, path, &args.destination, args.follow_link),
+            (None, Some((name, path))) => into(&args.source, name, path, args.follow_link),
+            _ => Err(ContainerError::Value(
+                "one of source and destination must be CONTAINER:PATH, and only one".to_owned(),
+            )),
         }
-    }
-    .map(|()| 0))
+        .map(|()| 0),
+    )
 }
 
 /// Name and path, where `side` is in a container. A path of the host with a colon in it begins with `/` or `./`.
@@ -73,7 +75,8 @@ fn out(name: &str, path: &str, destination: &str, follow: bool) -> Result<(), Co
     received?;
     for entry in fs::read_dir(place.path()).map_err(failed())? {
         let entry = entry.map_err(failed())?;
-        let to = if destination.is_dir() { destination.join(entry.file_name()) } else { destination.to_owned() };
+        let to =
+            if destination.is_dir() { destination.join(entry.file_name()) } else { destination.to_owned() };
         fs::rename(entry.path(), &to).map_err(ContainerError::host(format!("write '{}'", to.display())))?;
     }
     Ok(())
@@ -97,7 +100,9 @@ fn unpack(archive: PipeReader, place: &Path) -> io::Result<()> {
         // `false`: a name that leads out.
         if !entry.unpack_in(place)? {
             let name = String::from_utf8_lossy(&entry.path_bytes()).escape_debug().to_string();
-            return Err(io::Error::other(format!("the container sent '{name}', which leads out of the destination")));
+            return Err(io::Error::other(format!(
+                "the container sent '{name}', which leads out of the destination"
+            )));
         }
     }
     Ok(())

@@ -74,7 +74,9 @@ fn run(args: &ExecArgs) -> Result<u8, ContainerError> {
 
 /// The container's first process with another command: its environment, directory and rights.
 fn process(args: &ExecArgs, record: &Record) -> Result<Process, ContainerError> {
-    let bad = |error: serde_json::Error| ContainerError::Value(format!("the container's record is damaged: {error}"));
+    let bad = |error: serde_json::Error| {
+        ContainerError::Value(format!("the container's record is damaged: {error}"))
+    };
     let mut process = serde_json::to_value(record.spec.process()).map_err(bad)?;
     let mut variables: Vec<String> = serde_json::from_value(process["env"].take()).map_err(bad)?;
     if args.tty && !variables.iter().any(|variable| variable.starts_with("TERM=")) {

@@ -2,13 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{ContainerError, report};
 use super::control::NameArgs;
+use super::{ContainerError, report};
 use crate::state::Runtime;
 
 /// Prints containers as a JSON array.
 pub fn inspect(args: &NameArgs) -> u8 {
-    report(text(args).and_then(|text| super::super::print(&text).map_err(ContainerError::host("print")).map(|()| 0)))
+    report(
+        text(args)
+            .and_then(|text| super::super::print(&text).map_err(ContainerError::host("print")).map(|()| 0)),
+    )
 }
 
 fn text(args: &NameArgs) -> Result<String, ContainerError> {

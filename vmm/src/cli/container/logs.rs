@@ -88,7 +88,12 @@ fn print(args: &LogsArgs) -> Result<(), ContainerError> {
     }
 }
 
-fn follow(directory: &Directory, mut reader: LogReader, mut lines: Lines, timestamps: bool) -> io::Result<()> {
+fn follow(
+    directory: &Directory,
+    mut reader: LogReader,
+    mut lines: Lines,
+    timestamps: bool,
+) -> io::Result<()> {
     loop {
         // Asked before the last look: what was written until then is found by that.
         let over = directory.status().map_or(true, |status| status.phase.is_over());

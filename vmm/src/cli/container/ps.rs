@@ -42,7 +42,10 @@ const COMMAND_CELL: usize = 20;
 
 /// Prints the containers.
 pub fn ps(args: &PsArgs) -> u8 {
-    report(list(args).and_then(|text| super::super::print(&text).map_err(ContainerError::host("print")).map(|()| 0)))
+    report(
+        list(args)
+            .and_then(|text| super::super::print(&text).map_err(ContainerError::host("print")).map(|()| 0)),
+    )
 }
 
 fn list(args: &PsArgs) -> Result<String, ContainerError> {

@@ -58,7 +58,9 @@ fn look(runtime: &Runtime, args: &StatsArgs) -> Result<Vec<Look>, ContainerError
     let mut looks = Vec::new();
     let records = match args.names.as_slice() {
         [] => runtime.list()?.into_iter().map(|(_, record)| record).collect(),
-        names => names.iter().map(|name| Ok(runtime.find(name)?.1)).collect::<Result<Vec<_>, ContainerError>>()?,
+        names => {
+            names.iter().map(|name| Ok(runtime.find(name)?.1)).collect::<Result<Vec<_>, ContainerError>>()?
+        }
     };
     for record in records {
         match ask(runtime, &record.id, &Request::Stats) {
@@ -73,12 +75,14 @@ fn look(runtime: &Runtime, args: &StatsArgs) -> Result<Vec<Look>, ContainerError
 }
 
 fn text(before: &[Look], now: &[Look]) -> String {
-    let head = ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "VM MEM", "NET I/O", "BLOCK I/O", "PIDS"];
+    let head =
+        ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "VM MEM", "NET I/O", "BLOCK I/O", "PIDS"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(now.iter().map(|look| {
         let earlier = before.iter().find(|earlier| earlier.record.id == look.record.id);
         let usage = &look.usage;
-        let limit = usage.memory_limit_bytes.map_or_else(|| "none".to_owned(), |limit| Size(limit).to_string());
+        let limit =
+            usage.memory_limit_bytes.map_or_else(|| "none".to_owned(), |limit| Size(limit).to_string());
         let pair = |(one, other): (u64, u64)| format!("{} / {}", Size(one), Size(other));
         vec![
             id_cell(&look.record),

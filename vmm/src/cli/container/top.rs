@@ -1,6 +1,5 @@
 //! `rvm top`: the processes of a container.
 
-
 use clap::Args;
 
 use super::{ContainerError, ask, report, table};
@@ -24,9 +23,9 @@ pub fn top(args: &TopArgs) -> u8 {
             Reply::Processes(processes) => Ok(text(&processes)),
             _ => Err(super::super::attach::AttachError::Strange.into()),
         });
-    report(text.and_then(|text| {
-        super::super::print(&text).map_err(ContainerError::host("print")).map(|()| 0)
-    }))
+    report(
+        text.and_then(|text| super::super::print(&text).map_err(ContainerError::host("print")).map(|()| 0)),
+    )
 }
 
 fn text(processes: &[ProcessRecord]) -> String {
@@ -50,4 +49,3 @@ fn text(processes: &[ProcessRecord]) -> String {
 fn printable(text: &str) -> String {
     text.escape_debug().to_string()
 }
-

@@ -179,9 +179,10 @@ fn record(args: &RunArgs, store: &Store, image: &images::Image) -> Result<Record
     let volumes = args.volume.iter().map(|mount| volume(store, mount)).collect::<Result<Vec<_>, _>>()?;
     let hostname = args.hostname.clone().unwrap_or_else(|| short(&id).to_owned());
     let memory = memory(args)?;
-    let binds = volumes.iter().enumerate().map(|(number, volume)| {
-        (share_target(number), volume.destination.clone(), volume.read_only)
-    });
+    let binds = volumes
+        .iter()
+        .enumerate()
+        .map(|(number, volume)| (share_target(number), volume.destination.clone(), volume.read_only));
     let placed = spec::Placed { hostname: &hostname, rootfs: ROOTFS, binds: binds.collect(), memory };
     let spec = spec::spec(args, &image.config, placed)?;
     let stop_signal = args.stop_signal.clone().or_else(|| image.config.stop_signal().clone());

@@ -8,30 +8,84 @@ use oci_spec::image;
 use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
 
+use super::RunError;
 use super::args::RunArgs;
 use super::environment;
 use super::values::{Cpus, SecurityOption, Size};
-use super::RunError;
 
 /// Capabilities of a container by default: Docker's.
 const CAPABILITIES: &[&str] = &[
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// Every capability of Linux 6.12 (linux/capability.h).
 const ALL_CAPABILITIES: &[&str] = &[
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 const MASKED_PATHS: &[&str] = &[
-    "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
 ];
 const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -104,9 +158,10 @@ fn command(args: &RunArgs, image: &image::Config) -> Result<Vec<String>, RunErro
     let of_image = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
     let (mut words, rest) = match (&args.entrypoint, args.command.is_empty()) {
         // As with Docker, an entry point of the user's own leaves the image's command out.
-        (Some(entry), _) => {
-            (Some(entry.clone()).filter(|entry| !entry.is_empty()).into_iter().collect(), args.command.clone())
-        }
+        (Some(entry), _) => (
+            Some(entry.clone()).filter(|entry| !entry.is_empty()).into_iter().collect(),
+            args.command.clone(),
+        ),
         (None, true) => (of_image(image.entrypoint()), of_image(image.cmd())),
         (None, false) => (of_image(image.entrypoint()), args.command.clone()),
     };
@@ -169,14 +224,17 @@ fn sysctls(given: &[String]) -> Result<Map<String, Value>, RunError> {
 }
 
 fn mounts(args: &RunArgs, placed: &Placed<'_>) -> Vec<Value> {
-    let mount = |kind: &str, source: &str, destination: &str, options: &[&str]| {
-        json!({ "type": kind, "source": source, "destination": destination, "options": options })
-    };
+    let mount = |kind: &str, source: &str, destination: &str, options: &[&str]| json!({ "type": kind, "source": source, "destination": destination, "options": options });
     let shm = format!("size={}", args.shm_size.map_or(SHM_SIZE, |size| size.0));
     let mut mounts = vec![
         mount("proc", "proc", "/proc", &["nosuid", "noexec", "nodev"]),
         mount("tmpfs", "tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("devpts", "devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount(
+            "devpts",
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         mount("tmpfs", "shm", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
         mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         mount("sysfs", "sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
@@ -219,7 +277,9 @@ fn seccomp(options: &[SecurityOption]) -> Result<Option<Value>, RunError> {
     }
     let calls = profile["syscalls"].as_array().map(Vec::as_slice).unwrap_or_default();
     let conditional = |call: &Value| {
-        ["includes", "excludes"].iter().any(|key| call[key].as_object().is_some_and(|object| !object.is_empty()))
+        ["includes", "excludes"]
+            .iter()
+            .any(|key| call[key].as_object().is_some_and(|object| !object.is_empty()))
     };
     if profile.get("archMap").is_some() || calls.iter().any(conditional) {
         let reason = "it has 'archMap', 'includes' or 'excludes', which only Docker knows; give a profile as the OCI \

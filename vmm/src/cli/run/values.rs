@@ -56,7 +56,10 @@ impl Size {
     pub fn is_memory(self) -> Result<Self, String> {
         match self.0 {
             MIN_MEMORY.. => Ok(self),
-            _ => Err(format!("cannot give a container {self} of memory: at least {}; give more with -m", Size(MIN_MEMORY))),
+            _ => Err(format!(
+                "cannot give a container {self} of memory: at least {}; give more with -m",
+                Size(MIN_MEMORY)
+            )),
         }
     }
 }
@@ -232,9 +235,11 @@ impl FromStr for SecurityOption {
             Some(("seccomp", "unconfined")) => Ok(Self::SeccompUnconfined),
             Some(("seccomp", file)) if !file.is_empty() => Ok(Self::Seccomp(file.into())),
             Some(("systempaths", "unconfined")) => Ok(Self::SystemPathsUnconfined),
-            _ => Err("no-new-privileges, seccomp=FILE, seccomp=unconfined or systempaths=unconfined is expected; \
+            _ => Err(
+                "no-new-privileges, seccomp=FILE, seccomp=unconfined or systempaths=unconfined is expected; \
                       the guest has neither AppArmor nor SELinux"
-                .to_owned()),
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -252,8 +257,22 @@ pub struct Ulimit {
 
 /// Resource limits by their names in Docker.
 const ULIMITS: &[&str] = &[
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack", "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+    "as",
 ];
 
 impl FromStr for Ulimit {
