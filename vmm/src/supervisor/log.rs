@@ -85,7 +85,7 @@ impl LogReader {
     }
 
     /// The next entry; `None` if there is none yet.
-    pub fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         loop {
             if let Some(entry) = self.read_entry()? {
                 return Ok(Some(entry));
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn rest(reader: &mut LogReader) -> Vec<(Kind, Vec<u8>)> {
-        std::iter::from_fn(|| reader.next().unwrap()).map(|entry| (entry.kind, entry.bytes)).collect()
+        std::iter::from_fn(|| reader.next_entry().unwrap()).map(|entry| (entry.kind, entry.bytes)).collect()
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            assert_eq!(LogReader::open(&path).unwrap().next().unwrap(), None, "{length} bytes");
+            assert_eq!(LogReader::open(&path).unwrap().next_entry().unwrap(), None, "{length} bytes");
         }
     }
 

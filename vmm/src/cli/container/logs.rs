@@ -63,7 +63,7 @@ fn print(args: &LogsArgs) -> Result<(), ContainerError> {
     };
     let mut lines = Lines::default();
     let mut kept = VecDeque::new();
-    while let Some(entry) = reader.next().map_err(failed())? {
+    while let Some(entry) = reader.next_entry().map_err(failed())? {
         for line in lines.split(entry) {
             if args.since.is_some_and(|since| line.time < since) {
                 continue;
@@ -97,7 +97,7 @@ fn follow(
     loop {
         // Asked before the last look: what was written until then is found by that.
         let over = directory.status().map_or(true, |status| status.phase.is_over());
-        while let Some(entry) = reader.next()? {
+        while let Some(entry) = reader.next_entry()? {
             // As it comes, half lines included: somebody may be waiting for a prompt.
             match timestamps {
                 true => lines.split(entry).iter().try_for_each(|line| write(line, true))?,
