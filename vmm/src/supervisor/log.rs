@@ -69,19 +69,16 @@ pub struct Entry {
 pub struct LogReader {
     path: PathBuf,
     file: BufReader<File>,
-    /// The file read now is the older one.
-    older: bool,
 }
 
 impl LogReader {
     /// The log at `path`, from its beginning.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let (file, older) = match File::open(older(path)) {
-            Ok(file) => (file, true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (File::open(path)?, false),
-            Err(error) => return Err(error),
+        let file = match File::open(older(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(path)?,
+            file => file?,
         };
-        Ok(Self { path: path.to_owned(), file: BufReader::with_capacity(CHUNK, file), older })
+        Ok(Self { path: path.to_owned(), file: BufReader::with_capacity(CHUNK, file) })
     }
 
     /// The next entry; `None` if there is none yet.
@@ -97,7 +94,6 @@ impl LogReader {
             if let Some(entry) = self.read_entry()? {
                 return Ok(Some(entry));
             }
-            self.older = false;
             self.file = BufReader::with_capacity(CHUNK, next);
         }
     }
@@ -119,13 +115,18 @@ impl LogReader {
 
     /// The file that follows the one read now, if there is one.
     fn following(&self) -> io::Result<Option<File>> {
-        let newest = match File::open(&self.path) {
-            // Between the rename and the new file, or removed with its container.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
+        let current = self.file.get_ref().metadata()?.ino();
+        // A name is missing between a rename and the new file, and when the container is removed.
+        let newer = |path: &Path| match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.and_then(|file| Ok(Some((file.metadata()?.ino(), file)))),
         };
-        let same = self.file.get_ref().metadata()?.ino() == newest.metadata()?.ino();
-        Ok(Some(newest).filter(|_| self.older || !same))
+        match (newer(&self.path)?, newer(&older(&self.path))?) {
+            (Some((newest, _)), _) if newest == current => Ok(None),
+            // A reader that is slower than two files loses what was between.
+            (_, Some((older, file))) if older != current => Ok(Some(file)),
+            (newest, _) => Ok(newest.map(|(_, file)| file)),
+        }
     }
 }
 
