@@ -9,9 +9,9 @@ use rvm_agent_proto as proto;
 use tonic::Status;
 
 use crate::console::say;
-use crate::containers::State;
-use crate::containers::table::{Entry, Execution};
+use crate::containers::table::{Entry, Execution, open_directory};
 use crate::containers::translate::{check_id, exit, json, refused, window};
+use crate::containers::{State, user};
 use crate::descriptor::Descriptor;
 use crate::io::{self, Ends};
 use crate::reaper::Ending;
@@ -21,7 +21,12 @@ use crate::streams::no_stream;
 /// Makes a container and its first process; gives the process's number.
 pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result<u32, Status> {
     check_id(&request.id)?;
-    let spec: Spec = json("spec", &request.spec)?;
+    let mut spec: Spec = json("spec", &request.spec)?;
+    // The runtime refuses a specification without a root.
+    let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    if let (Some(wanted), Some(process)) = (&request.user, spec.process_mut()) {
+        user::apply(wanted, &open_directory(&root)?, process)?;
+    }
     let has_terminal = spec.process().as_ref().and_then(Process::terminal).unwrap_or_default();
     let wiring = Wiring::claim(state, request.streams.unwrap_or_default(), has_terminal).await?;
     state.table.check_free(&request.id)?;
@@ -50,8 +55,6 @@ pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result
             return Err(status);
         }
     }
-    // The runtime has refused a specification without a root.
-    let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     state.table.add(request.id, Entry::new(made.what, ending, terminal, root));
     Ok(pid)
 }
@@ -60,8 +63,14 @@ pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result
 pub async fn exec(state: &Arc<State>, request: proto::ExecRequest) -> Result<u32, Status> {
     let proto::ExecRequest { container: id, exec, .. } = request;
     check_id(&exec)?;
-    let process: Process = json("process", &request.process)?;
-    state.table.with(&id, |entry| Ok(entry.vacancy(&exec).map(drop)?))?;
+    let mut process: Process = json("process", &request.process)?;
+    state.table.with(&id, |entry| {
+        entry.vacancy(&exec)?;
+        match &request.user {
+            Some(wanted) => Ok(user::apply(wanted, &entry.open_root()?, &mut process)?),
+            None => Ok(()),
+        }
+    })?;
     let has_terminal = process.terminal().unwrap_or_default();
     let wiring = Wiring::claim(state, request.streams.unwrap_or_default(), has_terminal).await?;
 

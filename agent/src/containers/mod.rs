@@ -9,6 +9,7 @@ mod life;
 mod processes;
 mod table;
 mod translate;
+mod user;
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{OFlag, open};
@@ -101,6 +101,12 @@ fn absent(id: &str) -> Status {
     Refusal::Absent(format!("container {id}")).into()
 }
 
+/// A directory of the guest, to look below it.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, Refusal> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(Refusal::kernel(|| format!("open {}", path.display())))
+}
+
 impl Entry {
     /// A container with its first process.
     pub fn new(container: Container, ending: Ending, terminal: Option<OwnedFd>, root: PathBuf) -> Self {
@@ -113,8 +119,7 @@ impl Entry {
             None => PathBuf::from(format!("/proc/{}/root", self.container.pid())),
             Some(_) => self.root.clone(),
         };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        open(&path, flags, Mode::empty()).map_err(Refusal::kernel(|| format!("open {}", path.display())))
+        open_directory(&path)
     }
 
     /// The place of a process that is to be run, if its name is free.
