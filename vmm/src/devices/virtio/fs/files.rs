@@ -14,7 +14,7 @@ use nix::unistd::{Whence, close, fdatasync, fsync, lseek, syncfs};
 
 use super::attributes::take_set_id_away;
 use super::filesystem::FileSystem;
-use super::host::Kind;
+use super::host::{Kind, Stat};
 use super::message::{Request, error_number};
 use super::names::New;
 use super::wire::{MAX_TRANSFER, ROOT, Reply};
@@ -100,8 +100,11 @@ impl FileSystem {
                 found => {
                     let found = found?;
                     let number = self.nodes.add(found.fd, &found.stat)?;
+                    // As it is after it was opened: that may have emptied it.
                     let opened = self.open_node(number, flags, open_flags);
-                    break (number, found.stat, self.or_forget(number, opened)?);
+                    let opened = opened.and_then(|file| Ok((Stat::of(&file)?, file)));
+                    let (stat, file) = self.or_forget(number, opened)?;
+                    break (number, stat, file);
                 }
             }
         };
@@ -163,6 +166,7 @@ impl FileSystem {
             how |= libc::RWF_DSYNC;
         }
         let written = request.transfer.write(file, offset, size, how)?;
+        reply.taken = written;
         reply.u32(written).u32(0);
         Ok(())
     }

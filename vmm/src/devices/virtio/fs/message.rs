@@ -111,8 +111,9 @@ impl Message {
         let fits = |put: Option<u64>, bytes: &[u8]| {
             put.filter(|put| *put == bytes.len() as u64).ok_or(Errno::EFAULT)
         };
-        let behind = behind(&self.room, REPLY_HEADER as usize);
-        fits(copy_to(memory, &behind, bytes), bytes)?;
+        if !bytes.is_empty() {
+            fits(copy_to(memory, &behind_header(&self.room), bytes), bytes)?;
+        }
         // The header last: it says that the rest is there.
         fits(copy_to(memory, &self.room, &header), &header)?;
         Ok(length.unwrap_or(0).saturating_add(REPLY_HEADER))
@@ -128,7 +129,7 @@ impl Transfer<'_> {
     /// Reads from `offset` of `file` on into the reply, at most `size` bytes and what there is room for; gives the
     /// bytes read: fewer only at the end of the file.
     pub fn read(&mut self, file: &File, offset: u64, size: u32) -> Result<u32, Errno> {
-        let room = first(&behind(self.room, REPLY_HEADER as usize), size);
+        let room = first(&behind_header(self.room), size);
         self.map(&room)?;
         self.move_all(offset, |buffers, at| buffers.read_at(file, at, 0))
     }
@@ -180,21 +181,27 @@ pub fn error_number(error: &io::Error) -> Errno {
 /// Fills `bytes` from the front of `segments`, which lose them.
 fn take_front(memory: &GuestMemoryMmap, segments: &mut Vec<Segment>, bytes: &mut [u8]) -> Result<(), Errno> {
     copy_from(memory, segments, bytes).ok_or(Errno::EINVAL)?;
-    *segments = behind(segments, bytes.len());
+    let mut skip = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    segments.retain_mut(|segment| {
+        *segment = behind(segment, &mut skip);
+        segment.length > 0
+    });
     Ok(())
 }
 
-/// What is left of `segments` behind the first `bytes`.
-fn behind(segments: &[Segment], bytes: usize) -> Vec<Segment> {
-    let mut skip = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let rest = segments.iter().map(|segment| {
-        let here = skip.min(segment.length);
-        skip = skip.saturating_sub(here);
-        // Wraps only for a segment that is not in memory anyway.
-        let address = GuestAddress(segment.address.0.wrapping_add(here.into()));
-        Segment { address, length: segment.length.saturating_sub(here) }
-    });
-    rest.filter(|segment| segment.length > 0).collect()
+/// What is left of `segment` behind what is to be skipped, of which less is left then.
+fn behind(segment: &Segment, skip: &mut u32) -> Segment {
+    let here = (*skip).min(segment.length);
+    *skip = skip.saturating_sub(here);
+    // Wraps only for a segment that is not in memory anyway.
+    let address = GuestAddress(segment.address.0.wrapping_add(here.into()));
+    Segment { address, length: segment.length.saturating_sub(here) }
+}
+
+/// What is in `room` behind the header of a reply.
+fn behind_header(room: &[Segment]) -> Vec<Segment> {
+    let mut skip = REPLY_HEADER;
+    room.iter().map(|segment| behind(segment, &mut skip)).filter(|segment| segment.length > 0).collect()
 }
 
 /// The first `bytes` of `segments`, or all of them.

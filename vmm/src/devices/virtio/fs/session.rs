@@ -131,9 +131,6 @@ impl Session<'_> {
                 // What cannot be answered is not done.
                 return Err(Errno::EINVAL);
             }
-            if opcode == opcode::WRITE {
-                stats.bytes_out.add(request.header.length.into());
-            }
             files.handle(request, reply)
         });
         if result.is_err_and(is_trouble) {
@@ -148,6 +145,7 @@ impl Session<'_> {
             written => written,
         };
         stats.bytes_in.add(reply.moved.into());
+        stats.bytes_out.add(reply.taken.into());
         Some(written.unwrap_or(0))
     }
 }

@@ -182,13 +182,15 @@ pub struct Reply {
     bytes: Vec<u8>,
     /// Bytes that are in guest memory already, behind the header: the data of a READ. Then there are no others.
     pub moved: u32,
+    /// Bytes of data that a WRITE took.
+    pub taken: u32,
 }
 
 impl Reply {
     /// Forgets what was answered before.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.moved = 0;
+        (self.moved, self.taken) = (0, 0);
     }
 
     /// What was put into the answer so far.

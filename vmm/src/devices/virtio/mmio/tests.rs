@@ -20,6 +20,7 @@ fn the_identity_is_that_of_a_modern_device() {
     assert_eq!(driver.register(VIRTIO_MMIO_VERSION), 2);
     assert_eq!(driver.register(VIRTIO_MMIO_DEVICE_ID), 4);
     assert_eq!(driver.register(VIRTIO_MMIO_QUEUE_NUM_MAX), 64);
+    assert_eq!([0xb0, 0xb4].map(|half| driver.register(half)), [u32::MAX; 2], "no shared memory");
 }
 
 #[test]

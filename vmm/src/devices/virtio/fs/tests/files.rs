@@ -21,7 +21,8 @@ fn what_the_guest_writes_is_in_the_hosts_file_and_back() {
     assert_eq!(guest.read(file.node, handle, 300_000, 100).unwrap(), data[299_995..]);
     assert_eq!(guest.read(file.node, handle, 400_000, 100), Ok(vec![]));
     assert_eq!(guest.getattr(file.node).unwrap().size, 300_005);
-    assert_eq!((guest.stats.bytes_in.get(), guest.stats.errors.get()), (300_005, 0));
+    let stats = &guest.stats;
+    assert_eq!((stats.bytes_in.get(), stats.bytes_out.get(), stats.errors.get()), (300_005, 300_000, 0));
     guest.release(file.node, handle).unwrap();
     assert_eq!(guest.read(file.node, handle, 0, 1), Err(Errno::EBADF));
 }
@@ -30,10 +31,9 @@ fn what_the_guest_writes_is_in_the_hosts_file_and_back() {
 fn data_may_be_cut_anywhere() {
     let mut guest = Guest::new();
     let (file, handle) = guest.create(ROOT, "f", RDWR, 0o644).unwrap();
-    let mut request = Reply::default();
-    request.u32(89).u32(opcode::WRITE).u64(9).u64(file.node).zeroes(16);
-    request.u64(handle).u64(0).u32(9).u32(0).u64(0).u32(0).u32(0).put(b"some data");
-    let at = guest.driver.place(request.bytes());
+    let at = guest.place(opcode::WRITE, file.node, |args| {
+        args.u64(handle).u64(0).u32(9).u32(0).u64(0).u32(0).u32(0).put(b"some data")
+    });
     let answer = guest.driver.allocate(24);
     let parts = [
         Part::Readable(at, 3),
@@ -46,9 +46,7 @@ fn data_may_be_cut_anywhere() {
     assert_eq!(guest.driver.request(REQUESTS, &parts), 24);
     assert_eq!(fs::read(guest.path("f")).unwrap(), b"some data");
 
-    let mut request = Reply::default();
-    request.u32(80).u32(opcode::READ).u64(9).u64(file.node).zeroes(16).u64(handle).u64(5).u32(9).zeroes(20);
-    let at = guest.driver.place(request.bytes());
+    let at = guest.place(opcode::READ, file.node, |args| args.u64(handle).u64(5).u32(9).zeroes(20));
     let answer = guest.driver.allocate(64);
     let parts = [Part::Readable(at, 80), Part::Writable(answer, 18), Part::Writable(answer + 18, 40)];
     assert_eq!(guest.driver.request(REQUESTS, &parts), 20);
@@ -66,6 +64,8 @@ fn a_file_is_created_opened_or_emptied_as_asked() {
     assert_eq!(guest.getattr(file.node).unwrap().size, 5);
     guest.open(file.node, RDWR | TRUNC).unwrap();
     assert_eq!(guest.getattr(file.node).unwrap().size, 0);
+    fs::write(guest.path("f"), "there").unwrap();
+    assert_eq!(guest.create(ROOT, "f", RDWR | TRUNC, 0o644).unwrap().0.size, 0);
     let read_only = guest.open(file.node, RDONLY).unwrap();
     assert_eq!(guest.write(file.node, read_only, 0, b"x"), Err(Errno::EBADF));
 }
@@ -144,6 +144,18 @@ fn holes_are_found_made_and_filled() {
     assert_eq!(guest.getattr(file.node).unwrap().size, 2 << 20);
     assert_eq!(allocate(&mut guest, 0, 1, libc::FALLOC_FL_COLLAPSE_RANGE), Err(Errno::EOPNOTSUPP));
     assert_eq!(allocate(&mut guest, u64::MAX, 1, 0), Err(Errno::EFBIG));
+}
+
+#[test]
+fn a_file_longer_than_the_hosts_limit_is_refused() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const LIMIT: u64 = 1 << 40;
+    let mut guest = Guest::new();
+    let (file, handle) = guest.create(ROOT, "f", RDWR, 0o644).unwrap();
+    // Of this process: no other test's files are as long.
+    setrlimit(Resource::RLIMIT_FSIZE, LIMIT, getrlimit(Resource::RLIMIT_FSIZE).unwrap().1).unwrap();
+    assert_eq!(guest.write(file.node, handle, LIMIT, b"x"), Err(Errno::EFBIG));
+    guest.write(file.node, handle, 0, b"x").unwrap();
 }
 
 #[test]

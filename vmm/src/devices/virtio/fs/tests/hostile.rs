@@ -143,18 +143,7 @@ fn forgetting_more_than_was_told_forgets_once_and_never_the_directory_itself() {
     let again = guest.lookup(ROOT, "f").unwrap();
     assert!(again.node > file.node, "a number is never used again");
     // A batch that promises more than it holds.
-    let mut request = Reply::default();
-    request
-        .u32(64)
-        .u32(opcode::BATCH_FORGET)
-        .u64(0)
-        .u64(0)
-        .zeroes(16)
-        .u32(u32::MAX)
-        .u32(0)
-        .u64(again.node)
-        .u64(1);
-    let at = guest.driver.place(request.bytes());
+    let at = guest.place(opcode::BATCH_FORGET, 0, |args| args.u32(u32::MAX).u32(0).u64(again.node).u64(1));
     assert_eq!(guest.driver.request(HIGH_PRIORITY, &[Part::Readable(at, 64)]), 0);
     assert_eq!(guest.getattr(again.node), Err(Errno::ESTALE));
 }
@@ -219,9 +208,7 @@ fn requests_that_are_cut_short_or_lie_about_their_length_are_refused() {
     let parts = [Part::Readable(request, 39), Part::Writable(answer, 16)];
     assert_eq!(guest.driver.request(REQUESTS, &parts), 16);
     assert_eq!(guest.driver.bytes(answer + 4, 4), (-(Errno::EINVAL as i32)).to_le_bytes());
-    let mut request = Reply::default();
-    request.u32(50).u32(opcode::MKDIR).u64(0).u64(ROOT).zeroes(16).u32(0o755).u32(0).put(b"d\0");
-    let request = guest.driver.place(request.bytes());
+    let request = guest.place(opcode::MKDIR, ROOT, |args| args.u32(0o755).u32(0).put(b"d\0"));
     for parts in
         [&[Part::Readable(request, 50)][..], &[Part::Readable(request, 50), Part::Writable(answer, 15)]]
     {
@@ -233,9 +220,7 @@ fn requests_that_are_cut_short_or_lie_about_their_length_are_refused() {
 #[test]
 fn an_answer_that_does_not_fit_is_an_error() {
     let mut guest = Guest::new();
-    let mut request = Reply::default();
-    request.u32(56).u32(opcode::GETATTR).u64(3).u64(ROOT).zeroes(32);
-    let request = guest.driver.place(request.bytes());
+    let request = guest.place(opcode::GETATTR, ROOT, |args| args.zeroes(16));
     let answer = guest.driver.allocate(100);
     let parts = [Part::Readable(request, 56), Part::Writable(answer, 100)];
     assert_eq!(guest.driver.request(REQUESTS, &parts), 16);
@@ -328,9 +313,7 @@ fn a_read_only_share_is_read_only_whatever_is_asked() {
 #[test]
 fn a_stop_is_heard_while_a_guest_never_stops_asking() {
     let mut guest = Guest::new();
-    let mut request = Reply::default();
-    request.u32(56).u32(opcode::GETATTR).u64(3).u64(ROOT).zeroes(32);
-    let at = guest.driver.place(request.bytes());
+    let at = guest.place(opcode::GETATTR, ROOT, |args| args.zeroes(16));
     let answer = guest.driver.allocate(128);
     let parts = [Part::Readable(at, 56), Part::Writable(answer, 128)];
     for _ in 0..30 {

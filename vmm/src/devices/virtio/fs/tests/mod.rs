@@ -117,7 +117,6 @@ impl Guest {
         let mut request = Reply::default();
         request.u32(length).u32(opcode).u64(self.unique).u64(node);
         request.u32(self.caller.uid).u32(self.caller.gid).u32(1).u32(0).put(arguments);
-        let start = self.driver.allocate(0);
         let at = self.driver.place(request.bytes());
         let answer = self.driver.allocate(ROOM as usize);
         let parts = [
@@ -130,7 +129,7 @@ impl Guest {
         let parts: Vec<_> = parts.into_iter().filter(|part| !matches!(part, Part::Readable(_, 0))).collect();
         let written = self.driver.request(REQUESTS, &parts) as usize;
         let bytes = self.driver.bytes(answer, written);
-        self.driver.rewind(start);
+        self.driver.rewind(at);
         let mut fields = Fields::new(&bytes);
         assert_eq!(fields.u32(), Ok(u32::try_from(written).unwrap()), "the reply is as long as it says");
         let error = fields.u32().unwrap().cast_signed();
@@ -144,10 +143,18 @@ impl Guest {
         }
     }
 
-    fn forget(&mut self, node: u64, count: u64) {
+    /// A request in memory, for a test that makes its own chain of it.
+    fn place(&mut self, opcode: u32, node: u64, put: impl FnOnce(&mut Reply) -> &mut Reply) -> u64 {
+        let mut arguments = Reply::default();
+        put(&mut arguments);
+        let length = REQUEST_HEADER + arguments.length();
         let mut request = Reply::default();
-        request.u32(48).u32(opcode::FORGET).u64(0).u64(node).zeroes(16).u64(count);
-        let at = self.driver.place(request.bytes());
+        request.u32(u32::try_from(length).unwrap()).u32(opcode).u64(0).u64(node).zeroes(16);
+        self.driver.place(request.put(arguments.bytes()).bytes())
+    }
+
+    fn forget(&mut self, node: u64, count: u64) {
+        let at = self.place(opcode::FORGET, node, |args| args.u64(count));
         assert_eq!(self.driver.request(HIGH_PRIORITY, &[Part::Readable(at, 48)]), 0);
         self.driver.rewind(at);
     }
