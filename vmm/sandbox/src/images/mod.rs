@@ -26,8 +26,10 @@ mod registry;
 mod save;
 pub mod store;
 pub mod tar;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
-mod testing;
+mod tests;
 
 pub use directory::DirectoryError;
 pub use image::{Image, ImageError, Layer, Limits, PullPolicy, resolve};

@@ -70,5 +70,3 @@ impl From<TarError> for LayerError {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(super) use tests::archive::Archive;

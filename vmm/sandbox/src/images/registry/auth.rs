@@ -3,6 +3,7 @@
 //! A token is fetched from a server that the registry names, with a name and password if there are any; or name and
 //! password go to the registry itself. They go nowhere unencrypted, unless the registry is allowed to be.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
@@ -24,6 +25,8 @@ pub struct Authority {
     repository: String,
     /// Whether words may go unencrypted.
     open: bool,
+    /// Where names and passwords are looked up.
+    passwords: Vec<PathBuf>,
     /// The `Authorization` header, when it is known.
     header: Mutex<Option<String>>,
 }
@@ -43,11 +46,13 @@ struct Token {
 
 impl Authority {
     /// Nothing is known yet.
-    pub fn new(registry: &str, repository: &str, open: bool) -> Self {
+    pub fn new(registry: &str, repository: &str, open: bool, passwords: &[PathBuf]) -> Self {
+        let passwords = passwords.to_owned();
         Self {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
             open,
+            passwords,
             header: Mutex::new(None),
         }
     }
@@ -63,7 +68,7 @@ impl Authority {
         let challenge = challenges.filter_map(parse).next();
         let challenge =
             challenge.ok_or_else(|| self.wrong("it asks who we are in a way that rvm does not know"))?;
-        let credentials = credentials::find(&self.registry)?;
+        let credentials = credentials::find(&self.passwords, &self.registry)?;
         let header = match (challenge, credentials) {
             (Challenge::Basic, Some(Credentials::Password { user, password })) => {
                 Some(basic(&user, &password))

@@ -58,17 +58,22 @@ struct Helped {
     secret: String,
 }
 
-/// The credentials for a registry, if there are any.
-pub fn find(registry: &str) -> Result<Option<Credentials>, RegistryError> {
+/// The files in which credentials are looked up.
+pub fn files() -> Vec<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let docker = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")));
     let docker = docker.map(|directory| directory.join("config.json"));
-    for file in docker.into_iter().chain(set("REGISTRY_AUTH_FILE")) {
+    docker.into_iter().chain(set("REGISTRY_AUTH_FILE")).collect()
+}
+
+/// The credentials for a registry in the first of `files` that has some.
+pub fn find(files: &[PathBuf], registry: &str) -> Result<Option<Credentials>, RegistryError> {
+    for file in files {
         let failed = |why: String| RegistryError::Credentials {
             registry: registry.to_owned(),
             why: format!("'{}': {why}", file.display()),
         };
-        let bytes = match std::fs::read(&file) {
+        let bytes = match std::fs::read(file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(failed(error.to_string())),

@@ -13,6 +13,7 @@ mod transport;
 pub use error::RegistryError;
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode};
@@ -38,6 +39,8 @@ pub struct RegistryOptions {
     pub tls_verify: bool,
     /// Registries that need not, as `host` or `host:port`.
     pub insecure: Vec<String>,
+    /// Docker's configuration files, where names and passwords are looked up.
+    pub passwords: Vec<PathBuf>,
     /// How often something is tried without getting on.
     pub tries: u32,
     /// How long to wait after the first try; twice as long after each.
@@ -46,7 +49,14 @@ pub struct RegistryOptions {
 
 impl Default for RegistryOptions {
     fn default() -> Self {
-        Self { tls_verify: true, insecure: Vec::new(), tries: 6, pause: Duration::from_millis(500) }
+        let passwords = credentials::files();
+        Self {
+            tls_verify: true,
+            insecure: Vec::new(),
+            passwords,
+            tries: 6,
+            pause: Duration::from_millis(500),
+        }
     }
 }
 
@@ -77,7 +87,7 @@ impl<'a> Remote<'a> {
             registry: registry.clone(),
             repository: repository.clone(),
             version: version.clone(),
-            authority: Authority::new(registry, repository, open),
+            authority: Authority::new(registry, repository, open, &options.passwords),
             options,
             progress,
         }

@@ -51,7 +51,7 @@ fn what_a_killed_process_left_is_removed_by_the_next() {
 fn a_layer_is_removed_with_the_last_image_that_needs_it() {
     let (data, store) = store();
     let shared = layer_archive(&[("a", b"shared")]);
-    let layout = Layout::new();
+    let layout = Layout::empty();
     layout.add("one", &[shared.clone(), layer_archive(&[("b", b"1")])]);
     layout.add("two", &[shared]);
     drop((image(&store, &layout, "one"), image(&store, &layout, "two")));
@@ -68,7 +68,7 @@ fn a_layer_is_removed_with_the_last_image_that_needs_it() {
 #[test]
 fn a_layer_in_use_stays_until_it_is_not() {
     let (data, store) = store();
-    let layout = Layout::new();
+    let layout = Layout::empty();
     layout.add("one", &[layer_archive(&[("a", b"1")])]);
     let held = image(&store, &layout, "one");
     let mut seen = Vec::new();
@@ -88,7 +88,7 @@ fn a_layer_in_use_stays_until_it_is_not() {
 #[test]
 fn a_hold_can_be_taken_again_by_name() {
     let (_data, store) = store();
-    let layout = Layout::new();
+    let layout = Layout::empty();
     layout.add("one", &[layer_archive(&[("a", b"1")])]);
     let Image { layers, hold, .. } = image(&store, &layout, "one");
     let again = Hold::take([layers[0].erofs.as_path()]).expect("a hold");
@@ -103,7 +103,7 @@ fn a_hold_can_be_taken_again_by_name() {
 #[test]
 fn an_image_that_gets_anothers_name_takes_it() {
     let (_data, store) = store();
-    let layout = Layout::new();
+    let layout = Layout::empty();
     layout.add("one", &[layer_archive(&[("a", b"1")])]);
     let first = image(&store, &layout, "one").digest;
     layout.add("one", &[layer_archive(&[("a", b"2")])]);

@@ -1,7 +1,7 @@
 //! Archives that want out, or more than there is.
 
-use super::archive::Header;
 use super::*;
+use crate::images::testing::archive::Header;
 
 #[test]
 fn names_that_lead_out_are_refused() {

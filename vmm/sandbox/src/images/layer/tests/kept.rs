@@ -1,7 +1,7 @@
 //! What a layer's files have, and their images keep.
 
-use super::archive::Header;
 use super::*;
+use crate::images::testing::archive::Header;
 
 #[test]
 fn contents_of_all_sizes_are_kept() {

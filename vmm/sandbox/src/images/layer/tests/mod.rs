@@ -1,6 +1,5 @@
 //! Archives made by hand, and what images they become.
 
-pub mod archive;
 mod hostile;
 mod kept;
 mod whiteouts;
@@ -10,7 +9,7 @@ use std::io::Cursor;
 
 use super::*;
 use crate::images::erofs::read::{self, File};
-use archive::Archive;
+use crate::images::testing::archive::Archive;
 
 const LIMITS: Limits = Limits { bytes: 1 << 30, metadata: 1 << 20 };
 

@@ -8,6 +8,7 @@ pub struct Archive(Vec<u8>);
 pub struct Header([u8; 512]);
 
 impl Header {
+    /// Of an entry of a type (a letter), with a name of at most 100 bytes: what is longer is cut off.
     pub fn new(kind: u8, name: &[u8]) -> Self {
         let mut header = Self([0; 512]);
         header.put(0, name.get(..name.len().min(100)).unwrap_or_default());
@@ -21,11 +22,13 @@ impl Header {
         header
     }
 
+    /// Writes over a part of it.
     pub fn put(&mut self, at: usize, bytes: &[u8]) -> &mut Self {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
         self
     }
 
+    /// Sets the size of the contents.
     pub fn size(&mut self, size: usize) -> &mut Self {
         self.put(124, format!("{size:011o}\0").as_bytes())
     }
@@ -41,24 +44,29 @@ impl Header {
 }
 
 impl Archive {
+    /// Adds a file.
     pub fn file(self, name: &str, contents: &[u8]) -> Self {
         let mut header = Header::new(b'0', name.as_bytes());
         header.size(contents.len());
         self.entry(&header, contents)
     }
 
+    /// Adds a directory.
     pub fn directory(self, name: &str) -> Self {
         self.entry(&Header::new(b'5', name.as_bytes()), b"")
     }
 
+    /// Adds a symbolic link.
     pub fn symlink(self, name: &str, target: &str) -> Self {
         self.entry(Header::new(b'2', name.as_bytes()).put(157, target.as_bytes()), b"")
     }
 
+    /// Adds a hard link.
     pub fn hard_link(self, name: &str, target: &str) -> Self {
         self.entry(Header::new(b'1', name.as_bytes()).put(157, target.as_bytes()), b"")
     }
 
+    /// Adds a device or a pipe, by the letter of its type.
     pub fn device(self, kind: u8, name: &str, major: u32, minor: u32) -> Self {
         let mut header = Header::new(kind, name.as_bytes());
         header.put(329, format!("{major:07o}\0").as_bytes()).put(337, format!("{minor:07o}\0").as_bytes());

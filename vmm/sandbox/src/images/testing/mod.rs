@@ -1,4 +1,7 @@
-//! Images made by hand, for tests.
+//! Images made by hand, for the tests of this crate and of those above it. What goes wrong here is a panic.
+
+pub mod archive;
+pub mod registry;
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +16,7 @@ pub struct Layout(tempfile::TempDir);
 
 impl Layout {
     /// A layout without images.
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         let layout = Self(tempfile::tempdir().expect("a directory"));
         fs::create_dir_all(layout.path().join("blobs/sha256")).expect("a directory");
         fs::write(layout.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("a file");
@@ -21,6 +24,7 @@ impl Layout {
         layout
     }
 
+    /// The directory.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -74,10 +78,11 @@ pub fn config(architecture: &str, diff_ids: &[Digest]) -> Value {
 
 /// A layer with these files.
 pub fn layer_archive(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let add = |archive: super::layer::Archive, (name, contents): &(&str, &[u8])| archive.file(name, contents);
-    files.iter().fold(super::layer::Archive::default(), add).bytes()
+    let add = |archive: archive::Archive, (name, contents): &(&str, &[u8])| archive.file(name, contents);
+    files.iter().fold(archive::Archive::default(), add).bytes()
 }
 
+/// Compresses.
 pub fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(data).expect("memory can be written");
