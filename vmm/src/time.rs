@@ -67,14 +67,20 @@ impl TryFrom<String> for Timestamp {
     }
 }
 
-/// A duration as `ps` shows it: one number, one unit.
+/// Seconds in a day.
+const DAY: u64 = 86_400;
+
+/// A duration as `ps` and `images` show it: one number, one unit.
 pub fn roughly(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),
         60..3600 => (seconds / 60, "minute"),
         3600..172_800 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
+        172_800..1_209_600 => (seconds / DAY, "day"),
+        1_209_600..5_184_000 => (seconds / (7 * DAY), "week"),
+        5_184_000..63_072_000 => (seconds / (30 * DAY), "month"),
+        _ => (seconds / (365 * DAY), "year"),
     };
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
@@ -94,9 +100,16 @@ mod tests {
 
     #[test]
     fn durations_are_told_in_one_unit() {
-        for (seconds, text) in
-            [(0, "0 seconds"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (172_800, "2 days")]
-        {
+        for (seconds, text) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (61, "1 minute"),
+            (7200, "2 hours"),
+            (172_800, "2 days"),
+            (26 * DAY, "3 weeks"),
+            (90 * DAY, "3 months"),
+            (900 * DAY, "2 years"),
+        ] {
             assert_eq!(roughly(Duration::from_secs(seconds)), text);
         }
     }

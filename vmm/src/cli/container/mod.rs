@@ -123,7 +123,7 @@ fn ask(runtime: &Runtime, name: &str, request: &Request) -> Result<Reply, Contai
 }
 
 /// Rows in columns, as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

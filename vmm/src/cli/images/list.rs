@@ -1,14 +1,15 @@
 //! `rvm images`.
 
-use std::fmt::Write as _;
 use std::io;
-use std::time::SystemTime;
 
 use clap::Args;
 use rvm_sandbox::images::{ImageSource, Listed, list};
 use serde::Serialize;
 
-use super::{age, failed, status, store};
+use super::{failed, status, store};
+use crate::cli::container::table;
+use crate::cli::run::values::Size;
+use crate::time::{Timestamp, roughly};
 
 /// Digits of a digest that are shown.
 const DIGITS: usize = 12;
@@ -52,7 +53,7 @@ pub fn images(args: &ImagesArgs) -> u8 {
     let text = if args.json {
         serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(io::Error::other)
     } else {
-        Ok(if args.quiet { digests(&rows, args.no_trunc) } else { table(&rows, args.no_trunc) })
+        Ok(if args.quiet { digests(&rows, args.no_trunc) } else { as_table(&rows, args.no_trunc) })
     };
     status(text.and_then(|text| crate::cli::print(&text)))
 }
@@ -97,24 +98,16 @@ fn digests(rows: &[Row], whole: bool) -> String {
     rows.iter().fold(String::new(), |text, row| text + digest(row, whole) + "\n")
 }
 
-fn table(rows: &[Row], whole: bool) -> String {
-    let now = SystemTime::now();
-    let mut lines = vec![["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"].map(str::to_owned)];
+fn as_table(rows: &[Row], whole: bool) -> String {
+    let mut lines = vec![["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"].map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(|row| {
-        let created = row.created.as_ref().map_or(String::new(), |created| age::ago(created, now));
-        let text = [&row.repository, &row.tag, digest(row, whole), &created, &age::size(row.size)];
-        text.map(str::to_owned)
+        // Programs that make images may leave the time out, or write what is none.
+        let created = row.created.as_ref().and_then(|created| created.parse::<Timestamp>().ok());
+        let created = created.map_or_else(String::new, |created| format!("{} ago", roughly(created.age())));
+        let digest = digest(row, whole).to_owned();
+        vec![row.repository.clone(), row.tag.clone(), digest, created, Size(row.size).to_string()]
     }));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
-        // Writing to a String does not fail.
-        writeln!(text, "{}", cells.join("   ").trim_end()).ok();
-    }
-    text
+    table(&lines)
 }
 
 #[cfg(test)]
@@ -134,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_what_is_in_them() {
-        let text = table(&[a_row("a-long-name", "1"), a_row("b", "latest")], false);
+    fn a_row_has_what_docker_shows() {
+        let text = as_table(&[a_row("a-long-name", "1"), a_row("b", "latest")], false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
             [
                 "REPOSITORY    TAG      IMAGE ID       CREATED   SIZE",
-                "a-long-name   1        0123456789ab             12.3MB",
-                "b             latest   0123456789ab             12.3MB",
+                "a-long-name   1        0123456789ab             11.7 MiB",
+                "b             latest   0123456789ab             11.7 MiB",
             ]
         );
     }

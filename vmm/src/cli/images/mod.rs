@@ -3,7 +3,6 @@
 //! What they do is in `rvm_sandbox::images`; here it is asked for and shown. The status is 0, or 1 if anything could
 //! not be done.
 
-mod age;
 mod archive;
 mod list;
 mod progress;

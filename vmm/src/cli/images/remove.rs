@@ -7,7 +7,8 @@ use clap::Args;
 use rvm_sandbox::images::store::{Removed, Stored};
 use rvm_sandbox::images::{ImageError, Store, StoreError, find};
 
-use super::{FAILED, age, failed, status, store};
+use super::{FAILED, failed, status, store};
+use crate::cli::run::values::Size;
 use crate::logging::{chain, say};
 
 #[derive(Args)]
@@ -103,7 +104,7 @@ pub fn prune(args: &PruneArgs) -> u8 {
         store().and_then(|store| store.remove(|image, used| !used && (args.all || image.name().is_none())));
     match removed {
         Ok(removed) => {
-            let text = format!("{}Total reclaimed space: {}\n", report(&removed), age::size(removed.bytes));
+            let text = format!("{}Total reclaimed space: {}\n", report(&removed), Size(removed.bytes));
             status(crate::cli::print(&text))
         }
         Err(error) => {

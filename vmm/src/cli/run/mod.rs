@@ -7,7 +7,7 @@
 mod args;
 pub mod environment;
 mod spec;
-mod values;
+pub mod values;
 
 use std::io;
 use std::os::fd::OwnedFd;
