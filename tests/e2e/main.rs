@@ -1,6 +1,7 @@
 //! The end-to-end tests. They run in the lab, or on the machine itself where its KVM is real; each is a process of
 //! its own, so none may rely on another, and names of taps, directories and sockets must be its own.
 
+mod agent_service;
 mod boot;
 mod daemons;
 mod debian;

@@ -17,13 +17,13 @@ use rvm_agent_proto::{
     MountRequest, MountResponse, ReadArchiveRequest, ReadArchiveResponse, UnmountRequest, UnmountResponse,
     UsageRequest, UsageResponse, WriteArchiveRequest, WriteArchiveResponse, storage_server,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::archive::{self, Work};
 use crate::console::say;
 use crate::containers::Containers;
 use crate::reaper::Reaper;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, status};
 use crate::server::blocking;
 use crate::storage::options::Options;
 use crate::streams::{Streams, no_stream};
@@ -107,26 +107,34 @@ impl storage_server::Storage for Storage {
             }
             targets.push(target.clone());
         }
-        let result = mount(source, target.clone(), options).await;
-        if result.is_err() {
-            self.mounts.forget(&target);
-        }
-        result.map(|()| Response::new(MountResponse {}))
+        let mounts = self.mounts.clone();
+        to_its_end(async move {
+            let result = mount(source, target.clone(), options).await;
+            if result.is_err() {
+                mounts.forget(&target);
+            }
+            result.map(|()| Response::new(MountResponse {}))
+        })
+        .await
     }
 
     async fn unmount(&self, request: Request<UnmountRequest>) -> Result<Response<UnmountResponse>, Status> {
         let target = self.mounts.mounted(&request.into_inner().target)?;
-        let unmounted = target.clone();
-        blocking(move || {
-            let at = unmounted.display();
-            umount2(&unmounted, MntFlags::UMOUNT_NOFOLLOW)
-                .map_err(Refusal::kernel(|| format!("unmount {at}")))?;
-            place::remove(&unmounted);
-            Ok(())
+        let mounts = self.mounts.clone();
+        to_its_end(async move {
+            let unmounted = target.clone();
+            blocking(move || {
+                let at = unmounted.display();
+                umount2(&unmounted, MntFlags::UMOUNT_NOFOLLOW)
+                    .map_err(Refusal::kernel(|| format!("unmount {at}")))?;
+                place::remove(&unmounted);
+                Ok(())
+            })
+            .await?;
+            mounts.forget(&target);
+            Ok(Response::new(UnmountResponse {}))
         })
-        .await?;
-        self.mounts.forget(&target);
-        Ok(Response::new(UnmountResponse {}))
+        .await
     }
 
     async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
@@ -160,6 +168,16 @@ impl storage_server::Storage for Storage {
         let WriteArchiveRequest { container, path, stream } = request.into_inner();
         self.archive(&container, stream, Work::Write { path: &path }).await?;
         Ok(Response::new(WriteArchiveResponse {}))
+    }
+}
+
+/// Does what must not stop half-way, even if the host gives the call up.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(err) => Err(status(Code::Internal, &err)),
     }
 }
 
