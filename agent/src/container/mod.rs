@@ -37,6 +37,7 @@ pub use cgroup::stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
 use channel::Order;
 pub use error::Error;
 use plan::Plan;
+use plan::namespaces::IdMaps;
 pub use process::{Executed, Stdio, WindowSize};
 
 /// The first argument of the program when it is to call [`child`] and end.
@@ -128,14 +129,14 @@ impl Runtime {
         let group = Group::make(&self.cgroups, id, &resources)?;
 
         let namespaces = plan.namespaces.all();
-        let process = plan.process.clone();
+        let (process, id_maps) = (plan.process.clone(), plan.id_maps.clone());
         let order = Order::Create(Box::new(plan));
-        match process::make(&self.program, &order, &process, &[group.as_fd()], stdio) {
+        match process::make(&self.program, &order, &process, &[group.as_fd()], id_maps.as_ref(), stdio) {
             Ok(Made { what: first, terminal }) => {
                 let program = self.program.clone();
                 let phase = Phase::Created;
-                let container =
-                    Container { id: id.to_owned(), program, namespaces, process, group, first, phase };
+                let id = id.to_owned();
+                let container = Container { id, program, namespaces, id_maps, process, group, first, phase };
                 Ok(Made { what: container, terminal })
             }
             Err(err) => {
@@ -163,6 +164,8 @@ pub struct Container {
     program: PathBuf,
     /// CLONE_NEW* of those that further processes join.
     namespaces: i32,
+    /// Of its user namespace, if it has one.
+    id_maps: Option<IdMaps>,
     /// The first process, as others take after it.
     process: plan::process::ProcessPlan,
     group: Group,
@@ -216,7 +219,7 @@ impl Container {
         let order = Order::Execute { namespaces, process: Box::new(process.clone()) };
         let descriptors = [self.group.as_fd(), self.first.process().as_fd()];
         let Made { what: mut waiting, terminal } =
-            process::make(&self.program, &order, &process, &descriptors, stdio)?;
+            process::make(&self.program, &order, &process, &descriptors, self.id_maps.as_ref(), stdio)?;
         waiting.go()?;
         Ok(Made { what: waiting.into_process(), terminal })
     }

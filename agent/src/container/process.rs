@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Uid, fchown};
 
 use super::channel::{Answer, Channel, Order};
+use super::plan::namespaces::{IdMaps, outside};
 use super::plan::process::{Limit, ProcessPlan};
 use super::{CHILD, Error, Made, sys};
 
@@ -117,9 +120,11 @@ pub fn make(
     order: &Order,
     process: &ProcessPlan,
     before: &[BorrowedFd<'_>],
+    id_maps: Option<&IdMaps>,
     stdio: Stdio,
 ) -> Result<Made<Waiting>, Error> {
     let failed = || Error::at("start the process that makes a container's");
+    give_streams(&stdio, process, id_maps)?;
     let (channel, theirs) = Channel::pair().map_err(failed())?;
     run(program, theirs).map_err(failed())?;
     let mut descriptors = before.to_vec();
@@ -133,7 +138,7 @@ pub fn make(
     let finish = || {
         set_limits(&made, &process.limits)?;
         if let (Some(terminal), Stdio::Terminal(size)) = (&terminal, &stdio) {
-            super::resize(terminal, *size)?;
+            super::resize(terminal, size_of(*size, process))?;
         }
         Ok(())
     };
@@ -183,6 +188,36 @@ fn until_ready(channel: &Channel, program: &str) -> Result<(Executed, Option<Own
             pair => (made, ready) = pair,
         }
     }
+}
+
+/// The request's size of a terminal, else the specification's.
+fn size_of(asked: WindowSize, process: &ProcessPlan) -> WindowSize {
+    match process.console_size {
+        Some((columns, rows)) if asked == WindowSize::default() => WindowSize { columns, rows },
+        _ => asked,
+    }
+}
+
+/// Makes pipes the user's: what is opened by the names of /dev/stdout and its like asks for permission again. From here,
+/// since root of a user namespace may not.
+fn give_streams(stdio: &Stdio, process: &ProcessPlan, id_maps: Option<&IdMaps>) -> Result<(), Error> {
+    let owner = match id_maps {
+        None => Some(process.uid),
+        Some(maps) => outside(&maps.users, process.uid),
+    };
+    let owner =
+        owner.ok_or_else(|| Error::invalid("process.user.uid", "linux.uidMappings does not have it"))?;
+    let Stdio::Descriptors { stdin, stdout, stderr } = stdio else {
+        return Ok(());
+    };
+    for stream in [stdin, stdout, stderr] {
+        let give = || {
+            let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
+            if kind == SFlag::S_IFIFO { fchown(stream, Some(Uid::from_raw(owner)), None) } else { Ok(()) }
+        };
+        give().map_err(Error::at("give the user the process's streams"))?;
+    }
+    Ok(())
 }
 
 fn end(made: Option<&Executed>) -> Result<(), Error> {

@@ -1,13 +1,16 @@
 //! A container under test: its root file system, its specification, and what it says.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock};
+use std::thread::Thread;
 
+use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use oci_spec::runtime::{Process, Spec};
 use rvm_agent::container::{Container, Error, Made, Runtime, Stdio};
 use serde_json::{Value, json};
@@ -21,8 +24,12 @@ pub fn cgroups() -> PathBuf {
     line.split(' ').nth(4).unwrap().into()
 }
 
+/// Where these tests run in a guest, its agent is elsewhere.
+const AGENT: &str = "RVM_TEST_AGENT";
+
 pub fn runtime() -> Runtime {
-    Runtime::new(env!("CARGO_BIN_EXE_rvm-agent"), cgroups())
+    let agent = std::env::var_os(AGENT).unwrap_or_else(|| env!("CARGO_BIN_EXE_rvm-agent").into());
+    Runtime::new(agent, cgroups())
 }
 
 /// A name that no other test, and no other run of it, has.
@@ -228,13 +235,33 @@ pub struct Running {
     pub streams: Streams,
 }
 
-/// Takes the end of a child.
-pub fn status_of(pid: u32) -> i32 {
-    match waitpid(Pid::from_raw(pid.cast_signed()), None).unwrap() {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        status => panic!("{status:?}"),
+/// The ends of children that were taken. As in a guest, somebody takes all of them: also of those that nobody knows.
+static ENDED: (Mutex<BTreeMap<u32, i32>>, Condvar) = (Mutex::new(BTreeMap::new()), Condvar::new());
+
+fn reap() {
+    loop {
+        let (pid, status) = match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
+            Ok(status) => panic!("{status:?}"),
+            // Until a test makes one there are no children.
+            Err(Errno::ECHILD) => {
+                std::thread::park();
+                continue;
+            }
+            Err(err) => panic!("{err}"),
+        };
+        ENDED.0.lock().unwrap().insert(pid.as_raw().cast_unsigned(), status);
+        ENDED.1.notify_all();
     }
+}
+
+/// The end of a child, as a shell tells it.
+pub fn status_of(pid: u32) -> i32 {
+    static REAPER: OnceLock<Thread> = OnceLock::new();
+    REAPER.get_or_init(|| std::thread::spawn(reap).thread().clone()).unpark();
+    let mut ended = ENDED.1.wait_while(ENDED.0.lock().unwrap(), |ended| !ended.contains_key(&pid)).unwrap();
+    ended.remove(&pid).unwrap()
 }
 
 impl Running {

@@ -6,6 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bundle;
+mod filter;
 mod life;
+mod limits;
+mod namespaces;
 mod process;
+mod refusals;
 mod root;
+mod terminal;

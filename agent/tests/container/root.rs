@@ -93,3 +93,159 @@ fn links_of_the_image_do_not_lead_a_mount_out() {
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn a_link_at_the_place_of_proc_or_sys_is_refused() {
+    for name in ["proc", "sys"] {
+        let bundle = Bundle::script("");
+        fs::remove_dir(bundle.root().join(name)).unwrap();
+        fs::create_dir(bundle.root().join("elsewhere")).unwrap();
+        symlink("elsewhere", bundle.root().join(name)).unwrap();
+        let err = bundle.refused();
+        assert!(
+            matches!(err, Error::Kernel { ref step, .. } if *step == format!("mount on /{name}")),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn a_link_into_proc_does_not_bring_a_mount_there() {
+    let volume = tempfile::tempdir().unwrap();
+    let mount = json!({"destination": "/data", "source": volume.path(), "options": ["bind"]});
+    let bundle = Bundle::script("").and("/mounts", mount);
+    symlink("proc/sys", bundle.root().join("data")).unwrap();
+    let err = bundle.refused();
+    assert!(matches!(err, Error::Kernel { ref step, .. } if step == "mount on /data"), "{err}");
+}
+
+#[test]
+fn links_at_the_places_of_masks_mask_what_they_lead_to_inside() {
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    fs::write(outside.path(), "outside").unwrap();
+    let bundle = Bundle::script("cat /secret /link").with("/linux/maskedPaths", json!(["/link", "/out"]));
+    fs::write(bundle.root().join("secret"), "secret").unwrap();
+    symlink("secret", bundle.root().join("link")).unwrap();
+    symlink(outside.path(), bundle.root().join("out")).unwrap();
+    assert_eq!(bundle.run().said(), "");
+    assert_eq!(fs::read_to_string(outside.path()).unwrap(), "outside");
+}
+
+#[test]
+fn a_device_of_the_image_is_not_taken_for_another() {
+    // Without a file system on /dev the image's own files are there.
+    let bundle = Bundle::script("").with("/mounts", json!([]));
+    fs::write(bundle.root().join("dev/null"), "").unwrap();
+    let err = bundle.refused();
+    assert!(matches!(err, Error::Kernel { ref step, .. } if step == "make the device /dev/null"), "{err}");
+    let bundle = Bundle::script("").with("/mounts", json!([]));
+    fs::remove_dir(bundle.root().join("dev")).unwrap();
+    symlink("/tmp", bundle.root().join("dev")).unwrap();
+    assert_eq!(bundle.run().status, 0);
+    assert!(bundle.root().join("tmp/null").exists());
+}
+
+#[test]
+fn a_working_directory_is_inside_whatever_the_image_says() {
+    for link in ["/proc/self/cwd/../../../../..", "/../../..", "../../../../../../"] {
+        let bundle = Bundle::script("pwd; ls /etc").with("/process/cwd", json!("/work"));
+        fs::write(bundle.root().join("etc/mark"), "").unwrap();
+        symlink(link, bundle.root().join("work")).unwrap();
+        match bundle.create() {
+            // Links of /proc are not followed.
+            Err(err) => assert!(link.starts_with("/proc"), "{err}"),
+            Ok(mut running) => {
+                running.container.start().unwrap();
+                assert_eq!(running.end().said(), "/\nmark\n");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_a_link_out_is_not_found() {
+    for link in ["/proc/1/root/bin/true", "../../../../../../../usr/bin/env"] {
+        let bundle = Bundle::script("").with("/process/args", json!(["/bin/out"]));
+        symlink(link, bundle.root().join("bin/out")).unwrap();
+        fs::remove_file(bundle.root().join("bin/true")).unwrap();
+        fs::remove_file(bundle.root().join("bin/env")).unwrap();
+        let mut running = bundle.create().unwrap();
+        let err = running.container.start().unwrap_err();
+        assert!(matches!(err, Error::NoProgram { .. }), "{err}");
+        running.end();
+    }
+}
+
+#[test]
+fn a_volume_is_read_only_or_not_as_asked() {
+    for (option, expected) in [("ro", "kept\nread-only\n"), ("rw", "kept\n")] {
+        let volume = tempfile::tempdir().unwrap();
+        fs::write(volume.path().join("file"), "kept\n").unwrap();
+        let mount = json!({"destination": "/deep/data", "type": "bind", "source": volume.path(),
+            "options": ["rbind", option]});
+        let bundle = Bundle::script("cat /deep/data/file; touch /deep/data/new 2>&- || echo read-only");
+        assert_eq!(bundle.and("/mounts", mount).run().said(), expected);
+        assert_eq!(volume.path().join("new").exists(), option == "rw");
+    }
+}
+
+#[test]
+fn a_file_can_be_mounted_over_one_that_is_missing() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "nameserver 192.0.2.1\n").unwrap();
+    let mount = json!({"destination": "/etc/resolv.conf", "source": file.path(), "options": ["bind", "ro"]});
+    let bundle = Bundle::script("cat /etc/resolv.conf").and("/mounts", mount);
+    assert_eq!(bundle.run().said(), "nameserver 192.0.2.1\n");
+}
+
+#[test]
+fn mount_options_are_seen_in_the_table_of_mounts() {
+    let mount = json!({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs",
+        "options": ["nosuid", "nodev", "noexec", "noatime", "size=1m", "mode=700", "uid=5"]});
+    let bundle = Bundle::script("grep ' /scratch ' /proc/self/mounts; stat -c '%a %u' /scratch");
+    let ran = bundle.and("/mounts", mount).run();
+    assert_eq!(
+        ran.said(),
+        "tmpfs /scratch tmpfs rw,nosuid,nodev,noexec,noatime,size=1024k,mode=700,uid=5 0 0\n700 5\n"
+    );
+}
+
+#[test]
+fn owners_of_an_id_mapped_volume_are_other_ones() {
+    let volume = tempfile::tempdir().unwrap();
+    fs::write(volume.path().join("file"), "").unwrap();
+    std::os::unix::fs::chown(volume.path().join("file"), Some(1000), Some(1001)).unwrap();
+    let map = |inside: u32, outside: u32| json!([{"containerID": inside, "hostID": outside, "size": 10}]);
+    let mount = json!({"destination": "/data", "source": volume.path(), "options": ["bind", "idmap"],
+        "uidMappings": map(1000, 5000), "gidMappings": map(1000, 6000)});
+    let bundle = Bundle::script("stat -c '%u %g' /data/file").and("/mounts", mount);
+    assert_eq!(bundle.run().said(), "5000 6001\n");
+}
+
+/// The fields of a mount that say how it propagates.
+fn propagation(bundle: Bundle, mount: &str) -> String {
+    let script = format!("grep ' / {mount} ' /proc/self/mountinfo");
+    let args = json!(["sh", "-c", script]);
+    let ran = bundle.with("/process/args", args).run();
+    let fields = ran.said().split(' ').skip(6).take_while(|field| *field != "-");
+    fields.map(|field| field.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn mounts_propagate_as_asked() {
+    for (word, expected) in [("rprivate", ""), ("rshared", "shared"), ("runbindable", "unbindable")] {
+        let scratch =
+            json!({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": [word]});
+        assert_eq!(propagation(Bundle::script("").and("/mounts", scratch), "/scratch"), expected, "{word}");
+    }
+    for (word, expected) in [("private", ""), ("shared", "shared")] {
+        let bundle = Bundle::script("").with("/linux/rootfsPropagation", json!(word));
+        let script = json!([
+            "sh",
+            "-c",
+            "while read -r line; do set -- $line; [ $5 = / ] && echo $7; done < /proc/self/mountinfo"
+        ]);
+        let ran = bundle.with("/process/args", script).run();
+        assert_eq!(ran.out.split(':').next().unwrap().trim().trim_matches('-'), expected, "{word}");
+    }
+}

@@ -89,17 +89,16 @@ impl Settings {
             let field = "linux.resources.memory.swap";
             // The specification counts memory and swap together, cgroup v2 swap alone.
             let swap = match (swap, limit) {
-                (..0, _) => -1,
+                (..0, _) => "max".to_owned(),
                 (_, None | Some(..0)) => {
                     return Err(Error::invalid(field, "there is no limit of memory below it"));
                 }
-                (swap, Some(limit)) => swap - limit,
+                (swap, Some(limit)) if swap < limit => {
+                    return Err(Error::invalid(field, "it is less than the limit of memory alone"));
+                }
+                (swap, Some(limit)) => (swap - limit).to_string(),
             };
-            match swap {
-                -1 => self.add("memory.swap.max", "max", field),
-                0.. => self.add("memory.swap.max", swap, field),
-                _ => return Err(Error::invalid(field, "it is less than the limit of memory alone")),
-            }
+            self.add("memory.swap.max", swap, field);
         }
         if let Some(reservation) = memory.reservation().filter(|reservation| *reservation != 0) {
             self.add("memory.low", limit_or_max(reservation), "linux.resources.memory.reservation");

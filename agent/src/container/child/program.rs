@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
-use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, execve, fchdir, fchown, setgroups, setresgid, setresuid, setsid};
 
 use super::root::Root;
@@ -90,14 +90,12 @@ pub fn run(
     Err(execute(process))
 }
 
-/// Makes the streams standard input, output and error, and the user's: what is opened by the names of /dev/stdout and
-/// its like asks for permission again.
+/// Makes the streams standard input, output and error, and a terminal the user's (pipes are already).
 fn take_streams(streams: &Streams, process: &ProcessPlan) -> Result<(), Failure> {
     let owner = Uid::from_raw(process.uid);
     for (number, stream) in (0..).zip(&streams.streams) {
         let take = || {
-            let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
-            if kind == SFlag::S_IFIFO || streams.terminal.is_some() {
+            if streams.terminal.is_some() {
                 fchown(stream, Some(owner), None)?;
             }
             sys::be_standard(stream.as_fd(), number)

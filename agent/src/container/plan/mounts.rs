@@ -171,13 +171,11 @@ fn file_system(
     if kind == "cgroup2" && !namespaces.has(libc::CLONE_NEWCGROUP) {
         return Source::GuestCgroups;
     }
-    if !OF_THE_KERNEL.contains(&kind) {
-        if let Some(source) = source {
-            options.insert(0, ("source".to_owned(), Some(source.display().to_string())));
-        }
-        if attributes.set & libc::MOUNT_ATTR_RDONLY != 0 {
-            options.push(("ro".to_owned(), None));
-        }
+    if let Some(source) = source {
+        options.insert(0, ("source".to_owned(), Some(source.display().to_string())));
+    }
+    if !OF_THE_KERNEL.contains(&kind) && attributes.set & libc::MOUNT_ATTR_RDONLY != 0 {
+        options.push(("ro".to_owned(), None));
     }
     Source::New { kind: kind.to_owned(), options }
 }

@@ -136,6 +136,15 @@ pub fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<IdMaps>,
     Ok(Some(maps))
 }
 
+/// The id outside for one inside; `None`: there is none.
+pub fn outside(ranges: &[IdRange], inside: u32) -> Option<u32> {
+    let at = |range: &IdRange| {
+        let offset = inside.checked_sub(range.inside).filter(|offset| *offset < range.count)?;
+        range.outside.checked_add(offset)
+    };
+    ranges.iter().find_map(at)
+}
+
 /// A map of the specification.
 pub fn ranges(field: &str, mappings: Option<&[LinuxIdMapping]>) -> Result<Vec<IdRange>, Error> {
     let range = |mapping: &LinuxIdMapping| {

@@ -17,6 +17,8 @@ use crate::container::seccomp::Filter;
 pub struct ProcessPlan {
     /// It gets a terminal of the container's devpts.
     pub terminal: bool,
+    /// The terminal's columns and rows, where the request has none.
+    pub console_size: Option<(u16, u16)>,
     /// The program's name first; never empty.
     pub args: Vec<String>,
     /// All of its environment.
@@ -120,6 +122,7 @@ impl ProcessPlan {
         let user = process.user();
         Ok(Self {
             terminal,
+            console_size: process.console_size().as_ref().map(console_size).transpose()?,
             args,
             env,
             cwd: process.cwd().clone(),
@@ -165,6 +168,14 @@ pub fn no_zero_bytes<'a>(field: &str, words: impl IntoIterator<Item = &'a String
         true => Err(Error::invalid(field, "there is a zero byte in it")),
         false => Ok(()),
     }
+}
+
+fn console_size(size: &oci_spec::runtime::Box) -> Result<(u16, u16), Error> {
+    let side = |side: u64| {
+        u16::try_from(side)
+            .map_err(|_| Error::invalid("process.consoleSize", format!("no terminal has {side} characters")))
+    };
+    Ok((side(size.width())?, side(size.height())?))
 }
 
 fn sets(capabilities: &LinuxCapabilities) -> Result<Capabilities, Error> {
