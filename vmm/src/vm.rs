@@ -288,7 +288,8 @@ fn connect_serial(fd: &VmFd, out: Box<dyn io::Write + Send>) -> Result<Arc<Mutex
     Ok(Arc::new(Mutex::new(serial)))
 }
 
-fn port_bus(events: &MachineEvents, serial: &Arc<Mutex<Serial>>) -> Bus {
+/// The devices behind ports: those that every machine has.
+pub fn port_bus(events: &MachineEvents, serial: &Arc<Mutex<Serial>>) -> Bus {
     let mut bus = Bus::default();
     let mut attach = |port: u16, ports: u16, device| bus.attach(port.into(), ports.into(), device);
     attach(serial::PORT, serial::PORTS, serial.clone());

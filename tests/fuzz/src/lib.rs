@@ -72,7 +72,12 @@ struct Hostile<'a> {
 /// The fuzzer's bytes; zeroes when there are no more.
 pub struct Input<'a>(&'a [u8]);
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    /// What a fuzzer gave.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     /// The next byte, if there is one.
     pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
