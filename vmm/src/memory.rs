@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "mappings are placed by address, which the borrow checker cannot see")]
 
 use std::io;
+use std::ops::Range;
 
 use nix::libc;
 use rvm_config::MemorySize;
@@ -120,9 +121,40 @@ pub fn give_back(memory: &GuestMemoryMmap, start: u64, length: u64) -> io::Resul
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
+        advise_given_back(region, address, count);
         given += bytes;
     }
     Ok(given)
+}
+
+/// Tells the host what is to become of its huge pages behind `length` bytes at `start`, which were given back.
+///
+/// Those of which only a part was given back are to stay in pieces: the host's khugepaged would make them whole
+/// again some seconds later, of memory that nobody asked for. Those given back whole may come back whole.
+fn advise_given_back(region: &GuestRegionMmap, start: *mut u8, length: usize) {
+    let (start, end) = (start.addr(), start.addr().saturating_add(length));
+    let down = |address: usize| address / HUGE_PAGE * HUGE_PAGE;
+    let up = |address: usize| down(address.saturating_add(HUGE_PAGE - 1));
+    let (whole_from, whole_to) = (up(start), down(end));
+    if whole_from < whole_to {
+        advise(region, down(start)..whole_from, libc::MADV_NOHUGEPAGE);
+        advise(region, whole_from..whole_to, libc::MADV_HUGEPAGE);
+        advise(region, whole_to..up(end), libc::MADV_NOHUGEPAGE);
+    } else {
+        advise(region, down(start)..up(end), libc::MADV_NOHUGEPAGE);
+    }
+}
+
+/// Gives advice on the part of `addresses` that is the region's mapping.
+fn advise(region: &GuestRegionMmap, addresses: Range<usize>, advice: i32) {
+    let mapping = region.as_ptr();
+    let from = addresses.start.max(mapping.addr());
+    let to = addresses.end.min(mapping.addr().saturating_add(region.size()));
+    if from < to {
+        // SAFETY: the range lies within the region's mapping, and these kinds of advice change nothing in it. They
+        // are refused by a host without huge pages, or when it tells no more ranges apart: nothing is lost then.
+        unsafe { libc::madvise(mapping.with_addr(from).cast(), to - from, advice) };
+    }
 }
 
 /// Bytes of the host's memory behind the guest's pages: of those in use, not of those in the host's swap.
@@ -151,6 +183,8 @@ pub fn resident(memory: &GuestMemoryMmap) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use vm_memory::Bytes;
 
@@ -174,6 +208,46 @@ mod tests {
         assert_eq!(resident(&memory), 16 << 20);
         give_back(&memory, 1 << 30, 4 << 20).unwrap();
         assert_eq!(resident(&memory), 12 << 20);
+    }
+
+    #[test]
+    fn huge_pages_given_back_in_part_are_left_in_pieces() {
+        let memory = allocate(MemorySize::from_mib(64)).unwrap();
+        let start = memory.get_host_address(GuestAddress(0)).unwrap().addr();
+        let advised: Vec<&str> = advice(start..start + (64 << 20)).into_values().collect();
+        if advised == [""] {
+            // A host without huge pages, whose khugepaged makes none.
+            return;
+        }
+        assert_eq!(advised, ["hg"]);
+
+        // The second half of the first huge page, the two behind it, and a page of the fourth.
+        give_back(&memory, 1 << 20, (5 << 20) + PAGE_SIZE as u64).unwrap();
+        // In the middle of one.
+        give_back(&memory, 33 << 20, 128 << 10).unwrap();
+
+        let expected = [(0, "nh"), (2, "hg"), (6, "nh"), (8, "hg"), (32, "nh"), (34, "hg")];
+        let expected = expected.map(|(mib, advice)| (start + (mib << 20), advice));
+        assert_eq!(advice(start..start + (64 << 20)), BTreeMap::from(expected));
+
+        give_back(&memory, 0, 64 << 20).unwrap();
+        assert_eq!(advice(start..start + (64 << 20)), BTreeMap::from([(start, "hg")]));
+    }
+
+    /// The advice on huge pages that the host follows, by the start of each of its mappings in `addresses`.
+    fn advice(addresses: Range<usize>) -> BTreeMap<usize, &'static str> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut advice, mut start) = (BTreeMap::new(), 0);
+        for line in maps.lines() {
+            let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+            if let Some((from, _)) = first.split_once('-') {
+                start = usize::from_str_radix(from, 16).unwrap();
+            } else if first == "VmFlags:" && addresses.contains(&start) {
+                let flag = |flag: &&str| rest.split(' ').any(|word| word == *flag);
+                advice.insert(start, ["hg", "nh"].into_iter().find(flag).unwrap_or_default());
+            }
+        }
+        advice
     }
 
     #[test]
