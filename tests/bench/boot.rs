@@ -1,15 +1,18 @@
-//! From the start of the VMM's process to the ready line of init, the VMM's memory, and what a boot exits for; each
-//! beside QEMU's microvm with the same kernel and the same image.
+//! From the start of the VMM's process to the ready line of init, the VMM's memory, the guest's at that line and
+//! when it has idled, and what a boot exits for; each beside QEMU's microvm with the same kernel and the same image.
 //!
 //! One vCPU, 128 MiB, seccomp on. A figure is the median of [`RUNS`] boots after one that is not counted; a lab
-//! millisecond is a million executed instructions, host and guest together.
+//! millisecond is a million executed instructions, host and guest together. The memory of an idle guest is that of
+//! one more boot, whose agent waits for a host that does not call.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to tell")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -20,7 +23,15 @@ use serde_json::json;
 const RUNS: usize = 5;
 const READY: &str = "rvm-agent ready";
 /// What init runs after the ready line; the VMM is stopped before that matters.
-const COMMAND: &str = "/init";
+const AND_THEN: &str = "-- /init";
+/// The agent waits for calls of the host instead (`SERVE_WORD` in agent/proto).
+const AND_WAIT: &str = "rvm_agent=serve";
+/// More than a guest needs to boot, and less than it waits before it reports free pages (2 s).
+const BOOTED: Duration = Duration::from_secs(1);
+/// Some ten times as long as one round of reports takes, and three of the host's khugepaged.
+const IDLE: Duration = Duration::from_secs(30);
+/// The guest's memory.
+const GUEST_KIB: u64 = 128 << 10;
 const KVM_STATS: &str = "/sys/kernel/debug/kvm";
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
@@ -32,7 +43,7 @@ struct Boot {
     memory: Memory,
 }
 
-/// Resident memory in KiB, by whose it is: the largest anonymous mapping is the guest's RAM.
+/// Resident memory in KiB, by whose it is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Memory {
     guest: u64,
@@ -49,25 +60,28 @@ impl Drop for Running {
     }
 }
 
-fn rvm() -> Command {
+/// Starts a VMM whose guest's kernel has `words` more on its command line.
+type Make = fn(words: &str) -> Command;
+
+fn rvm(words: &str) -> Command {
     let mut command = Command::new(artifact::rvm());
     command
         .args(["boot", "--kernel"])
         .arg(artifact::vmlinux())
         .arg("--initrd")
         .arg(artifact::bare_initramfs());
-    command.arg("--").arg(COMMAND);
+    command.args(["--cmdline", words]);
     command
 }
 
-fn qemu() -> Command {
+fn qemu(words: &str) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off,auto-kernel-cmdline=off", "-accel", "kvm"]);
     command.args(["-cpu", "host", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-serial", "stdio", "-no-reboot", "-sandbox", "on", "-device", "virtio-rng-device"]);
+    command.args(["-device", "virtio-balloon-device,free-page-reporting=on"]);
     command.arg("-kernel").arg(artifact::vmlinux()).arg("-initrd").arg(artifact::bare_initramfs());
-    let cmdline = format!("{} -- {COMMAND}", rvm::boot::DEFAULT_CMDLINE);
-    command.args(["-append", &cmdline]);
+    command.args(["-append", &format!("{} {words}", rvm::boot::DEFAULT_CMDLINE)]);
     command
 }
 
@@ -81,7 +95,20 @@ fn boot(mut command: Command) -> Boot {
     assert!(ready.is_some(), "the guest becomes ready");
     // As it is now, so that nothing that comes after counts.
     kill(Pid::from_raw(child.0.id().try_into().unwrap()), Signal::SIGSTOP).unwrap();
-    Boot { to_ready, exits: exits(), memory: memory(child.0.id()) }
+    let memory = memory(child.0.id(), &guest_mapping(child.0.id()));
+    Boot { to_ready, exits: exits(), memory }
+}
+
+/// The memory of a guest that has nothing to do, when all has been given back that will be.
+fn idle(mut command: Command) -> Memory {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Running(child);
+    // The time of a deterministic lab passes at once when nobody has anything to do.
+    sleep(BOOTED);
+    let guest = guest_mapping(child.0.id());
+    sleep(IDLE);
+    assert_eq!(child.0.try_wait().unwrap(), None, "the guest goes on");
+    memory(child.0.id(), &guest)
 }
 
 /// KVM's counters of the one VM there is.
@@ -93,38 +120,49 @@ fn exits() -> BTreeMap<String, u64> {
     wanted.iter().map(|name| ((*name).to_owned(), read(name))).collect()
 }
 
-fn memory(pid: u32) -> Memory {
+/// Where the guest's memory is, before it is told apart by what was given back of it.
+fn guest_mapping(pid: u32) -> Range<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut ranges = maps.lines().filter_map(addresses);
+    ranges.find(|range| range.end - range.start >= GUEST_KIB << 10).unwrap()
+}
+
+/// The addresses that a line of `maps` or `smaps` begins a mapping with.
+fn addresses(line: &str) -> Option<Range<u64>> {
+    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+    Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+}
+
+fn memory(pid: u32, guest: &Range<u64>) -> Memory {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let (mut memory, mut of_guest) = (Memory::default(), false);
     for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("Size:"), Some(size)) => of_guest = size.parse::<u64>().unwrap() >= 128 << 10,
-            (Some("Rss:"), Some(rss)) => {
-                let rss: u64 = rss.parse().unwrap();
-                if of_guest { memory.guest += rss } else { memory.own += rss }
-            }
-            _ => {}
+        if let Some(range) = addresses(line) {
+            of_guest = guest.contains(&range.start);
+        } else if let Some(rss) = line.strip_prefix("Rss:") {
+            let rss: u64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+            if of_guest { memory.guest += rss } else { memory.own += rss }
         }
     }
     memory
 }
 
 /// The boot with the median time.
-fn median(make: fn() -> Command) -> Boot {
-    boot(make());
-    let mut boots: Vec<Boot> = (0..RUNS).map(|_| boot(make())).collect();
+fn median(make: Make) -> Boot {
+    boot(make(AND_THEN));
+    let mut boots: Vec<Boot> = (0..RUNS).map(|_| boot(make(AND_THEN))).collect();
     boots.sort_by_key(|boot| boot.to_ready);
     boots.swap_remove(RUNS / 2)
 }
 
-fn print(huge_pages: &str, name: &str, boot: &Boot) {
+fn print(huge_pages: &str, name: &str, boot: &Boot, idle: Memory) {
     let Boot { to_ready, exits, memory } = boot;
     println!(
-        "{name:<14} {huge_pages:<8} {:>8.1} {:>9.1} {:>9.1} {:>7} {:>7} {:>6} {:>9} {:>7}",
+        "{name:<14} {huge_pages:<8} {:>8.1} {:>9.1} {:>9.1} {:>9.1} {:>7} {:>7} {:>6} {:>9} {:>7}",
         to_ready.as_secs_f64() * 1e3,
         kib_to_mib(memory.own),
         kib_to_mib(memory.guest),
+        kib_to_mib(idle.guest),
         exits["exits"],
         exits["io_exits"],
         exits["mmio_exits"],
@@ -145,17 +183,22 @@ fn main() {
     }
     let before = fs::read_to_string(HUGE_PAGES).unwrap();
     println!("1 vCPU, 128 MiB, process start to ready line; median of {RUNS}");
-    println!("VMM            huge pg.   lab ms   VMM MiB guest MiB   exits    port   mmio  emulated  faults");
+    println!(
+        "VMM            huge pg.   lab ms   VMM MiB guest MiB  idle MiB   exits    port   mmio  emulated  faults"
+    );
     let mut figures = BTreeMap::new();
     for huge_pages in ["madvise", "never"] {
         fs::write(HUGE_PAGES, huge_pages).unwrap();
-        for (name, make) in [("rvm", rvm as fn() -> Command), ("QEMU microvm", qemu)] {
+        for (name, make) in [("rvm", rvm as Make), ("QEMU microvm", qemu)] {
             let boot = median(make);
-            print(huge_pages, name, &boot);
+            let idle = idle(make(AND_WAIT));
+            print(huge_pages, name, &boot, idle);
             let figure = json!({
                 "lab_ms": boot.to_ready.as_secs_f64() * 1e3,
                 "vmm_kib": boot.memory.own,
                 "guest_kib": boot.memory.guest,
+                "idle_guest_kib": idle.guest,
+                "idle_vmm_kib": idle.own,
                 "exits": boot.exits,
             });
             figures.insert(format!("{name}, huge pages {huge_pages}"), figure);
@@ -171,7 +214,7 @@ fn main() {
 
 /// Where the time of one boot goes, as rvm itself tells.
 fn phases() -> String {
-    let mut command = rvm();
+    let mut command = rvm(AND_THEN);
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     command = Command::new(artifact::rvm());
     command.args(&arguments[..1]).arg("--timing").args(&arguments[1..]);
