@@ -5,6 +5,7 @@
 pub mod arch;
 pub mod boot;
 pub mod bus;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod console;
 pub mod control;
@@ -19,9 +20,12 @@ pub mod memory;
 pub mod output_file;
 pub mod run;
 pub mod seccomp;
+#[cfg(feature = "cli")]
 pub mod state;
 pub mod stats;
+#[cfg(feature = "cli")]
 pub mod supervisor;
+#[cfg(feature = "cli")]
 pub mod time;
 pub mod timing;
 pub mod vcpu;

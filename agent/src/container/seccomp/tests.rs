@@ -20,7 +20,8 @@ fn answer(program: &[(u16, u8, u8, u32)], architecture: u32, number: u32, argume
     let (mut at, mut loaded) = (0, 0u32);
     let half = |offset: u32| {
         let argument = arguments[(offset - 16) as usize / 8];
-        if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+        let half = if offset.is_multiple_of(8) { argument } else { argument >> 32 };
+        u32::try_from(half & u64::from(u32::MAX)).unwrap()
     };
     loop {
         let (code, jt, jf, k) = program[at];
