@@ -100,16 +100,21 @@ impl Waiting {
         self.process
     }
 
-    /// Lets it become its program; returns when it has. After an error it ends.
+    /// Lets it become its program; returns when it has. After an error it ends, or has been ended.
     pub fn go(&mut self) -> Result<(), Error> {
         let Some(channel) = self.channel.take() else {
             return Ok(());
         };
-        channel.let_go().map_err(Error::at("let the process go"))?;
-        match channel.next_answer().map_err(Error::at(format!("run {}", self.program)))? {
+        let answer = channel.let_go().and_then(|()| channel.next_answer());
+        match answer {
             // exec has closed the last copy of the other end.
-            None => Ok(()),
-            Some((answer, _)) => Err(failure(answer, &self.program)),
+            Ok(None) => Ok(()),
+            Ok(Some((answer, _))) => Err(failure(answer, &self.program)),
+            Err(err) => {
+                // It says nothing: perhaps a hook, or a file system, hangs.
+                self.process.signal(libc::SIGKILL)?;
+                Err(Error::at(format!("run {}", self.program))(err))
+            }
         }
     }
 }

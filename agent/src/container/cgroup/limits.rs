@@ -81,6 +81,10 @@ impl Settings {
         if let Some((field, _)) = refused.into_iter().find(|(_, there)| *there) {
             return Err(Error::unsupported(field, "cgroup v2 has nothing like it"));
         }
+        if memory.check_before_update() == Some(true) {
+            let field = "linux.resources.memory.checkBeforeUpdate";
+            return Err(Error::unsupported(field, "cgroup v2 gives memory back, or ends a process, at once"));
+        }
         let limit = memory.limit().filter(|limit| *limit != 0);
         if let Some(limit) = limit {
             self.add("memory.max", limit_or_max(limit), "linux.resources.memory.limit");
@@ -306,6 +310,10 @@ mod tests {
             (
                 serde_json::json!({"memory": {"disableOOMKiller": true}}),
                 "linux.resources.memory.disableOOMKiller",
+            ),
+            (
+                serde_json::json!({"memory": {"checkBeforeUpdate": true}}),
+                "linux.resources.memory.checkBeforeUpdate",
             ),
             (serde_json::json!({"memory": {"kernel": 4096}}), "linux.resources.memory.kernel"),
             (serde_json::json!({"cpu": {"realtimeRuntime": 1}}), "linux.resources.cpu.realtimeRuntime"),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, fstatat, makedev, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat, write};
 
 use super::Failure;
@@ -41,6 +41,7 @@ fn make(root: &Root, device: &Device) -> io::Result<()> {
     let kind = SFlag::from_bits_retain(device.kind);
     let mode = Mode::from_bits_retain(device.mode);
     let number = makedev(device.major.into(), device.minor.into());
+    // The umask is empty here.
     match mknodat(&parent, name, kind, mode, number) {
         // The image, or the specification, has it already.
         Err(Errno::EEXIST) => {
@@ -53,8 +54,6 @@ fn make(root: &Root, device: &Device) -> io::Result<()> {
         }
         result => result?,
     }
-    // mknod's mode is less the umask; and it takes no owner.
-    fchmodat(&parent, name, mode, FchmodatFlags::NoFollowSymlink)?;
     if (device.uid, device.gid) != (0, 0) {
         let owner = (Some(Uid::from_raw(device.uid)), Some(Gid::from_raw(device.gid)));
         fchownat(&parent, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)?;
