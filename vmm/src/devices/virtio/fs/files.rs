@@ -4,6 +4,7 @@
 //! and the O_SYNC flags come with each WRITE and are obeyed there, so that what a mapping writes goes where it
 //! belongs; O_DIRECT is between the guest's program and its kernel, the host's page cache is used all the same.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -242,13 +243,7 @@ impl FileSystem {
     }
 
     /// Opens a file that is made by it.
-    pub(super) fn open_made(
-        &self,
-        new: &New,
-        name: &std::ffi::CStr,
-        how: OFlag,
-        wanted: OFlag,
-    ) -> Result<File, Errno> {
+    pub(super) fn open_made(&self, new: &New, name: &CStr, how: OFlag, wanted: OFlag) -> Result<File, Errno> {
         let flags = how | wanted & OFlag::O_ACCMODE | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let parent = &self.nodes.get(new.parent)?.fd;
         Ok(File::from(openat(parent, name, flags, new.begin())?))
