@@ -13,10 +13,10 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::container::Stdio;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
-use rvm_agent::container::Stdio;
 
 use crate::descriptor::Descriptor;
 use crate::reaper::Ending;
@@ -175,12 +175,12 @@ async fn discard(process: &Descriptor) {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::{Streams, connect_pipes, connect_terminal, pipes};
+    use crate::container::Stdio;
     use crate::descriptor::Descriptor;
     use crate::init_tests::beside_reaper;
     use crate::reaper::{Ending, Reaper};
     use crate::sys;
     use nix::pty::openpty;
-    use rvm_agent::container::Stdio;
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
     use std::process::Command;

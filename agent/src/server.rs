@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use rvm_agent::container::Runtime;
+use crate::container::Runtime;
 use rvm_agent_proto::containers_server::{self, ContainersServer};
 use rvm_agent_proto::sandbox_server::{self, SandboxServer};
 use rvm_agent_proto::storage_server::{self, StorageServer};
@@ -22,8 +22,8 @@ use tonic::{Code, Status};
 use tower_service::Service;
 
 use crate::containers::Containers;
+use crate::init::Guest;
 use crate::listen::Listener;
-use crate::reap::Signals;
 use crate::reaper::Reaper;
 use crate::refusal::{Refusal, status};
 use crate::sandbox::Sandbox;
@@ -59,8 +59,8 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Kernel { step, source }
 }
 
-/// Serves until a shutdown is ordered by a signal. Calls `ready` when the host can connect.
-pub fn serve(signals: &Signals, ready: impl FnOnce()) -> Result<(), Error> {
+/// Serves until a shutdown is ordered by a signal. The VMM is told when the host can connect.
+pub fn serve(guest: &Guest) -> Result<(), Error> {
     let mut runtime = runtime::Builder::new_current_thread();
     let runtime =
         runtime.enable_all().max_blocking_threads(1).build().map_err(at("set up the event loop"))?;
@@ -71,11 +71,11 @@ pub fn serve(signals: &Signals, ready: impl FnOnce()) -> Result<(), Error> {
         let streams = Streams::default();
         let server = Server::builder().max_concurrent_streams(MAX_CALLS);
         let server = server.serve_with_incoming(Services::new(reaper.clone(), streams.clone()), calls);
-        ready();
+        guest.tell_ready();
         tokio::select! {
             ended = server => Ok(ended?),
             Err(err) = streams.accept(&stream_port) => Err(at("accept streams")(err)),
-            ordered = reaper.until_ordered(signals) => ordered.map_err(at("wait for signals")),
+            ordered = reaper.until_ordered(&guest.signals) => ordered.map_err(at("wait for signals")),
         }
     })
 }

@@ -24,8 +24,6 @@ const RUNS: usize = 5;
 const READY: &str = "rvm-agent ready";
 /// What init runs after the ready line; the VMM is stopped before that matters.
 const AND_THEN: &str = "-- /init";
-/// The agent waits for calls of the host instead (`SERVE_WORD` in agent/proto).
-const AND_WAIT: &str = "rvm_agent=serve";
 /// More than a guest needs to boot, and less than it waits before it reports free pages (2 s).
 const BOOTED: Duration = Duration::from_secs(1);
 /// Some ten times as long as one round of reports takes, and three of the host's khugepaged.
@@ -60,27 +58,23 @@ impl Drop for Running {
     }
 }
 
-/// Starts a VMM whose guest's kernel has `words` more on its command line.
-type Make = fn(words: &str) -> Command;
+/// Starts a VMM whose guest has this image and runs what is on its kernel's command line.
+type Make = fn(image: &Path, words: &str) -> Command;
 
-fn rvm(words: &str) -> Command {
+fn rvm(image: &Path, words: &str) -> Command {
     let mut command = Command::new(artifact::rvm());
-    command
-        .args(["boot", "--kernel"])
-        .arg(artifact::vmlinux())
-        .arg("--initrd")
-        .arg(artifact::bare_initramfs());
+    command.args(["boot", "--kernel"]).arg(artifact::vmlinux()).arg("--initrd").arg(image);
     command.args(["--cmdline", words]);
     command
 }
 
-fn qemu(words: &str) -> Command {
+fn qemu(image: &Path, words: &str) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off,auto-kernel-cmdline=off", "-accel", "kvm"]);
     command.args(["-cpu", "host", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-serial", "stdio", "-no-reboot", "-sandbox", "on", "-device", "virtio-rng-device"]);
     command.args(["-device", "virtio-balloon-device,free-page-reporting=on"]);
-    command.arg("-kernel").arg(artifact::vmlinux()).arg("-initrd").arg(artifact::bare_initramfs());
+    command.arg("-kernel").arg(artifact::vmlinux()).arg("-initrd").arg(image);
     command.args(["-append", &format!("{} {words}", rvm::boot::DEFAULT_CMDLINE)]);
     command
 }
@@ -149,8 +143,9 @@ fn memory(pid: u32, guest: &Range<u64>) -> Memory {
 
 /// The boot with the median time.
 fn median(make: Make) -> Boot {
-    boot(make(AND_THEN));
-    let mut boots: Vec<Boot> = (0..RUNS).map(|_| boot(make(AND_THEN))).collect();
+    let one = || boot(make(&artifact::bare_initramfs(), AND_THEN));
+    one();
+    let mut boots: Vec<Boot> = (0..RUNS).map(|_| one()).collect();
     boots.sort_by_key(|boot| boot.to_ready);
     boots.swap_remove(RUNS / 2)
 }
@@ -191,7 +186,7 @@ fn main() {
         fs::write(HUGE_PAGES, huge_pages).unwrap();
         for (name, make) in [("rvm", rvm as Make), ("QEMU microvm", qemu)] {
             let boot = median(make);
-            let idle = idle(make(AND_WAIT));
+            let idle = idle(make(&artifact::agent_initramfs(), ""));
             print(huge_pages, name, &boot, idle);
             let figure = json!({
                 "lab_ms": boot.to_ready.as_secs_f64() * 1e3,
@@ -214,7 +209,7 @@ fn main() {
 
 /// Where the time of one boot goes, as rvm itself tells.
 fn phases() -> String {
-    let mut command = rvm(AND_THEN);
+    let mut command = rvm(&artifact::bare_initramfs(), AND_THEN);
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     command = Command::new(artifact::rvm());
     command.args(&arguments[..1]).arg("--timing").args(&arguments[1..]);

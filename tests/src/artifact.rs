@@ -27,12 +27,17 @@ pub fn bz_image() -> PathBuf {
     directory().join("guest/bzImage")
 }
 
-/// Our guest image (initramfs), with the agent and a shell.
+/// Our guest image (initramfs), with init and a shell.
 pub fn initramfs() -> PathBuf {
     directory().join("guest/initramfs.cpio")
 }
 
-/// The guest image without a shell: the agent alone, which is what benchmarks boot.
+/// The guest image that containers run in: the agent alone, which serves the host.
+pub fn agent_initramfs() -> PathBuf {
+    directory().join("guest/initramfs-agent.cpio")
+}
+
+/// The guest image without a shell: init alone, which is what benchmarks boot.
 pub fn bare_initramfs() -> PathBuf {
     directory().join("guest/initramfs-bare.cpio")
 }

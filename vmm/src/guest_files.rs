@@ -17,7 +17,7 @@ pub struct GuestFilesError {
 
 const KERNEL: &str = "vmlinux";
 const IMAGE: &str = "initramfs.cpio";
-const BARE_IMAGE: &str = "initramfs-bare.cpio";
+const AGENT_IMAGE: &str = "initramfs-agent.cpio";
 
 /// Which kernel and which initrd `kernel` means. A kernel of the user's own has no initrd unless named.
 pub fn paths(kernel: &Kernel) -> Result<(PathBuf, Option<PathBuf>), GuestFilesError> {
@@ -47,7 +47,7 @@ fn find(file: &'static str) -> Result<PathBuf, GuestFilesError> {
     })
 }
 
-/// The kernel, and the guest image that has nothing but the agent.
-pub fn bare() -> Result<(PathBuf, PathBuf), GuestFilesError> {
-    Ok((find(KERNEL)?, find(BARE_IMAGE)?))
+/// The kernel, and the guest image that containers run in.
+pub fn of_containers() -> Result<(PathBuf, PathBuf), GuestFilesError> {
+    Ok((find(KERNEL)?, find(AGENT_IMAGE)?))
 }

@@ -25,10 +25,6 @@ pub const RPC_PORT: u32 = 1024;
 /// vsock port of the streams in the guest.
 pub const STREAM_PORT: u32 = 1025;
 
-/// The word on the kernel's command line that makes the agent serve instead of running a command. What Linux does
-/// not know and has `=` in it, it gives to its first process as an environment variable.
-pub const SERVE_WORD: &str = "rvm_agent=serve";
-
 /// Bytes with which the host begins a stream: its token, little-endian.
 pub const STREAM_HEADER: usize = 8;
 

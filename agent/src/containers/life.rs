@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::container::Stdio;
 use oci_spec::runtime::{Process, Spec};
-use rvm_agent::container::Stdio;
 use rvm_agent_proto as proto;
 use tonic::Status;
 
@@ -128,7 +128,7 @@ async fn attend(state: Arc<State>, id: String, mut ending: Ending, memory_events
 struct Wiring {
     streams: io::Streams,
     /// Where it has a terminal, its size.
-    terminal: Option<rvm_agent::container::WindowSize>,
+    terminal: Option<crate::container::WindowSize>,
 }
 
 /// The same, when the process has its ends.

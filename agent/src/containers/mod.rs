@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use rvm_agent::container::{self, Runtime};
+use crate::container::{self, Runtime};
 use rvm_agent_proto::{
     CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, Event, EventsRequest, ExecRequest,
     ExecResponse, PauseRequest, PauseResponse, ProcessesRequest, ProcessesResponse, ResizeRequest,

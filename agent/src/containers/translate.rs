@@ -2,8 +2,8 @@
 
 use std::time::UNIX_EPOCH;
 
+use crate::container::{self, WindowSize};
 use nix::libc;
-use rvm_agent::container::{self, WindowSize};
 use rvm_agent_proto::{CpuStats, IoStats, MemoryStats, PidsStats, StatsResponse, WaitResponse};
 use serde::de::DeserializeOwned;
 use tonic::{Code, Status};

@@ -54,7 +54,7 @@ impl Guest {
         make_root_disk(directory.path(), &disk);
         let socket = directory.path().join("vsock");
         let config: VmConfig = serde_json::from_value(json!({
-            "kernel": { "cmdline": rvm_agent_proto::SERVE_WORD },
+            "kernel": { "image": artifact::vmlinux(), "initrd": artifact::agent_initramfs() },
             "memory": "128M",
             "disks": [{ "path": disk, "read_only": true, "id": "root" }],
             "vsock": { "socket": socket },

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rvm_agent_proto::mount_request::Source;
-use rvm_agent_proto::{ConfigureRequest, CreateRequest, SERVE_WORD, Share, Streams};
+use rvm_agent_proto::{ConfigureRequest, CreateRequest, Share, Streams};
 use rvm_config::{CachePolicy, Kernel, VmConfig, Vsock};
 use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::{Machine, MachineError};
@@ -163,14 +163,9 @@ pub async fn open_streams(
 
 /// The virtual machine of `record`.
 fn machine(directory: &Directory, record: &Record, network: &Network) -> Result<VmConfig, BootError> {
-    let (image, initrd) = guest_files::bare()?;
+    let (image, initrd) = guest_files::of_containers()?;
     let mut config = VmConfig {
-        kernel: Kernel {
-            image: Some(image),
-            initrd: Some(initrd),
-            cmdline: SERVE_WORD.to_owned(),
-            bare_cmdline: false,
-        },
+        kernel: Kernel { image: Some(image), initrd: Some(initrd), ..Kernel::default() },
         cpus: record.cpus,
         memory: record.memory,
         vsock: Some(Vsock { cid: GUEST_CID, socket: directory.vsock() }),

@@ -48,7 +48,13 @@ impl Payload {
     /// Adds what `make build` left, as far as it is there, so that `rvm` inside finds its guest.
     pub fn add_artifacts(&self) -> io::Result<()> {
         let from = rvm_tests::artifact::directory();
-        let guest = ["guest/vmlinux", "guest/bzImage", "guest/initramfs.cpio", "guest/initramfs-bare.cpio"];
+        let guest = [
+            "guest/vmlinux",
+            "guest/bzImage",
+            "guest/initramfs.cpio",
+            "guest/initramfs-bare.cpio",
+            "guest/initramfs-agent.cpio",
+        ];
         for name in ["rvm", "rvm-agent"].into_iter().chain(guest) {
             let file = from.join(name);
             if file.exists() {
