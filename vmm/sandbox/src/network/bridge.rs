@@ -85,8 +85,8 @@ impl Bridge {
         Ok(Self { index, subnet })
     }
 
-    /// Makes a tap for the sandbox `vm_id`, which has the address, and connects it. Fails with ENODEV if the last sandbox of another runtime
-    /// directory took the bridge away meanwhile.
+    /// Makes a tap for the sandbox `vm_id`, which has the address, and connects it. Fails with ENODEV if the last
+    /// sandbox of another runtime directory took the bridge away meanwhile.
     pub fn plug(&self, vm_id: &str) -> Result<(OwnedFd, Ipv4Addr), NetworkError> {
         let (tap, number) = self.make_tap(vm_id)?;
         let name = tap_name(number);
