@@ -101,6 +101,15 @@ pub enum ImageError {
     /// A layer cannot be kept.
     #[error(transparent)]
     Hold(#[from] HoldError),
+    /// There is something wrong with it.
+    #[error("cannot use image '{image}'")]
+    Unusable {
+        /// What was asked for.
+        image: String,
+        /// What is wrong.
+        #[source]
+        source: Box<ImageError>,
+    },
     /// It cannot be fetched.
     #[error(transparent)]
     Origin(#[from] OriginError),
@@ -173,8 +182,30 @@ pub enum ImageError {
     Directory(#[from] directory::DirectoryError),
 }
 
+impl ImageError {
+    /// With the image's name, where the message has to have one.
+    fn about(self, image: &ImageSource) -> Self {
+        use ImageError::{Config, Depth, Layer, LayerCount, Manifest};
+        match self {
+            Manifest(_) | Depth | Config(_) | LayerCount { .. } | Layer { .. } => {
+                Self::Unusable { image: image.to_string(), source: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+}
+
 /// Finds an image, or fetches it; with its layers held. Blocks while it is fetched.
 pub fn resolve(
+    store: &Store,
+    source: &ImageSource,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Image, ImageError> {
+    find_or_fetch(store, source, options, progress).map_err(|error| error.about(source))
+}
+
+fn find_or_fetch(
     store: &Store,
     source: &ImageSource,
     options: &Options,

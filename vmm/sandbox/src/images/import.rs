@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::digest::{Digest, Hashing};
 use super::image::{ImageError, Limits, OpenedConfig};
-use super::layer::{self, Compression};
+use super::layer;
 use super::manifest::{Descriptor, Manifest, Platform};
 use super::origin::Origin;
 use super::progress::{Progress, Step};
@@ -48,15 +48,19 @@ pub fn import(
     })?;
 
     let digest = Digest::of(&bytes);
+    let stored = Stored::new(&media_type, digest.clone(), bytes.len() as u64, name);
+    // An archive that is run again and again is not written again.
+    if session.store.index()?.images.contains(&stored) && session.store.blob_path(&digest).exists() {
+        return Ok(stored);
+    }
     let descriptor = Descriptor {
-        media_type: media_type.clone(),
-        digest: digest.clone(),
+        media_type,
+        digest,
         size: bytes.len() as u64,
         platform: None,
         annotations: BTreeMap::new(),
     };
     keep(session, &descriptor, &mut &bytes[..], &|_, _| {})?;
-    let stored = Stored::new(&media_type, digest, bytes.len() as u64, name);
     session.add_image(stored.clone())?;
     Ok(stored)
 }
@@ -118,7 +122,7 @@ pub(super) fn convert(
     let blob_file = File::open(session.store.blob_path(blob)).map_err(io_error)?;
     let writer = BufWriter::with_capacity(1 << 16, image.file());
     let spool = BufferedSpool::new(spool.file());
-    layer::to_erofs(blob_file, Compression::Detect, Some(diff_id), limits, writer, spool).map_err(error)?;
+    layer::to_erofs(blob_file, Some(diff_id), limits, writer, spool).map_err(error)?;
     Ok(image.keep_as(&path)?)
 }
 

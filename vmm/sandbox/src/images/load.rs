@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::image::{ImageError, Limits};
 use super::import;
-use super::layer::Compression;
+use super::layer::decompress;
 use super::layout::Layout;
 use super::origin::OriginError;
 use super::progress::Progress;
@@ -65,7 +65,7 @@ fn seekable(session: &Session<'_>, place: &str, archive: File) -> Result<File, I
         }
     }
     let copy = session.temporary()?;
-    let mut plain = Compression::Detect.open(BufReader::new(archive)).map_err(error)?;
+    let mut plain = decompress(BufReader::new(archive)).map_err(error)?;
     io::copy(&mut plain, &mut copy.file()).map_err(error)?;
     copy.file().seek(SeekFrom::Start(0)).map_err(error)?;
     // The file has no name from here on, and is gone when it is closed.

@@ -35,8 +35,7 @@ impl Place {
     fn refusal(&self, tag: &str) -> String {
         let error = self.oci(tag).expect_err("it is refused");
         assert_eq!(list(&self.store).expect("a list").len(), 0);
-        let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-        format!("{error}{cause}")
+        causes(&error)
     }
 
     fn load(&self, archive: &Path) -> Result<Vec<store::Stored>, ImageError> {
@@ -48,6 +47,11 @@ impl Place {
         let listed = list(&self.store).expect("a list");
         listed.iter().map(|image| image.stored.name().unwrap_or("none").to_owned()).collect()
     }
+}
+
+/// An error and its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    error.source().map_or(error.to_string(), |source| format!("{error}: {}", causes(source)))
 }
 
 /// An archive as `docker save` writes it, with one image.
@@ -120,7 +124,9 @@ fn a_configuration_with_other_layers_than_the_manifest_is_refused() {
     let config = place.layout.blob("config", config("amd64", &[]).to_string().as_bytes());
     let layer = place.layout.blob("layer", b"");
     place.layout.tag("app", &json!({"schemaVersion": 2, "config": config, "layers": [layer]}));
-    assert_eq!(place.refusal("app"), "its manifest has 1 layers and its configuration 0");
+    let name = format!("oci:{}:app", place.layout.path().display());
+    let message = format!("cannot use image '{name}': its manifest has 1 layers and its configuration 0");
+    assert_eq!(place.refusal("app"), message);
 }
 
 #[test]

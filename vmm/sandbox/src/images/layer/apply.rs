@@ -129,10 +129,10 @@ impl Layer<'_> {
         let path = names::clean(&entry.name).ok_or_else(bad_name)?;
         let (directory, last) = names::split(&path).ok_or_else(bad_name)?;
         let attributes = self.attributes(&entry, &shown)?;
-        if last == Last::Nothing {
-            return Ok(());
-        }
-        let directory = self.directory(directory, &shown)?;
+        let directory = match last {
+            Last::Nothing => return Ok(()),
+            _ => self.directory(directory, &shown)?,
+        };
         match last {
             Last::Root if entry.kind == EntryKind::Directory => {
                 self.set_attributes(InodeId::ROOT, attributes);

@@ -9,27 +9,13 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// How a layer is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Found by the first bytes.
-    Detect,
-    /// Not at all.
-    None,
-}
-
-impl Compression {
-    /// The plain data of `blob`.
-    pub fn open<'a>(self, mut blob: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-        if self == Self::None {
-            return Ok(Box::new(blob));
-        }
-        Ok(match blob.fill_buf()? {
-            [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(blob)),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Box::new(Frames::new(blob)),
-            _ => Box::new(blob),
-        })
-    }
+/// The plain data of `blob`.
+pub fn decompress<'a>(mut blob: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match blob.fill_buf()? {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(blob)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Box::new(Frames::new(blob)),
+        _ => Box::new(blob),
+    })
 }
 
 /// The frames of a zstd file, one after the other (RFC 8878, section 3.1: there may be several, and some to skip).
@@ -94,7 +80,7 @@ mod tests {
 
     fn plain(blob: &[u8]) -> io::Result<Vec<u8>> {
         let mut plain = Vec::new();
-        Compression::Detect.open(blob)?.read_to_end(&mut plain).map(|_| plain)
+        decompress(blob)?.read_to_end(&mut plain).map(|_| plain)
     }
 
     fn gzip(data: &[u8]) -> Vec<u8> {

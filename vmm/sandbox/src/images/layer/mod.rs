@@ -8,7 +8,7 @@ mod compression;
 mod names;
 
 pub use apply::{ApplyError, Limits};
-pub use compression::Compression;
+pub use compression::decompress;
 
 use std::io::{self, BufReader, Read, Seek, Write};
 
@@ -39,13 +39,12 @@ pub enum LayerError {
 /// are empty files. Gives the image's file, complete when the archive's digest is `diff_id`.
 pub fn to_erofs<R: Read, W: Write + Seek, S: Read + Write + Seek>(
     blob: R,
-    compression: Compression,
     diff_id: Option<&Digest>,
     limits: &Limits,
     image: W,
     spool: S,
 ) -> Result<(W, Digest), LayerError> {
-    let plain = compression.open(BufReader::new(blob)).map_err(LayerError::Io)?;
+    let plain = decompress(BufReader::new(blob)).map_err(LayerError::Io)?;
     let mut archive = TarReader::new(Hashing::new(plain));
     let mut contents = ContentsWriter::new(image, spool).map_err(LayerError::Io)?;
     let tree = apply::apply(&mut archive, &mut contents, limits)?;

@@ -50,6 +50,7 @@ pub fn clean(path: &[u8]) -> Option<Vec<&[u8]>> {
 pub fn split<'a, 'b>(names: &'b [&'a [u8]]) -> Option<(&'b [&'a [u8]], Last<'a>)> {
     let Some((last, directory)) = names.split_last() else { return Some((&[], Last::Root)) };
     let last = match last.strip_prefix(WHITEOUT) {
+        _ if directory.iter().any(|name| name.starts_with(OWN)) => Last::Nothing,
         _ if *last == OPAQUE => Last::Opaque,
         _ if last.starts_with(OWN) => Last::Nothing,
         Some(b"" | b"." | b"..") => return None,

@@ -233,11 +233,12 @@ fn an_image_for_other_machines_is_refused() {
     let layer = place.layout.blob("layer", &gzip(&archive));
     place.layout.tag("s390x", &serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer]}));
     let registry = Registry::start(&place.layout, honest);
-    let host = Platform::host();
-    assert_eq!(
-        place.refusal(&registry, "app:s390x"),
-        format!("it is for linux/s390x, and this machine is {host}")
+    let message = format!(
+        "cannot use image '{}/app:s390x': it is for linux/s390x, and this machine is {}",
+        registry.address,
+        Platform::host()
     );
+    assert_eq!(place.refusal(&registry, "app:s390x"), message);
 }
 
 #[test]

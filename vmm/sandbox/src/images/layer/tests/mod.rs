@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits { bytes: 1 << 30, metadata: 1 << 20 };
 /// The image of an archive, as it is stored.
 fn image(archive: &[u8]) -> Result<Vec<u8>, LayerError> {
     let (image, spool) = (Cursor::new(Vec::new()), Cursor::new(Vec::new()));
-    let (image, _) = to_erofs(archive, Compression::Detect, None, &LIMITS, image, spool)?;
+    let (image, _) = to_erofs(archive, None, &LIMITS, image, spool)?;
     Ok(image.into_inner())
 }
 
