@@ -2,6 +2,7 @@
 
 #![no_main]
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -21,7 +22,8 @@ const TRANSMIT: usize = 1;
 /// The far end of the cable.
 enum FarEnd {
     Packets(UnixDatagram),
-    Stream(UnixStream),
+    /// With the rest of a frame that the cable took a part of: without it the stream would be of no use any more.
+    Stream(UnixStream, RefCell<Vec<u8>>),
 }
 
 impl FarEnd {
@@ -31,7 +33,7 @@ impl FarEnd {
             let (ours, theirs) = UnixStream::pair().expect("a cable");
             let host = Stream::new(OwnedFd::from(ours)).expect("a stream");
             theirs.set_nonblocking(true).expect("a cable that does not block");
-            return (HostEnd::Stream(host), Self::Stream(theirs));
+            return (HostEnd::Stream(host), Self::Stream(theirs, RefCell::default()));
         }
         let (ours, theirs) = UnixDatagram::pair().expect("a cable");
         ours.set_nonblocking(true).expect("a cable that does not block");
@@ -39,15 +41,20 @@ impl FarEnd {
         (HostEnd::Tap(Tap::stand_in(ours.into())), Self::Packets(theirs))
     }
 
-    /// Sends a frame; a full cable is no matter, as long as a stream takes all of it.
+    /// Sends a frame, unless the cable is full.
     fn send(&self, frame: &[u8]) {
         match self {
             Self::Packets(socket) => drop(socket.send(&[&[0; HEADER_SIZE], frame].concat())),
-            Self::Stream(stream) => {
+            Self::Stream(stream, rest) => {
+                let mut rest = rest.borrow_mut();
                 let wire = [&(frame.len() as u32).to_be_bytes(), frame].concat();
-                let mut rest = &wire[..];
-                while let Ok(count @ 1..) = (&*stream).write(rest) {
-                    rest = &rest[count..];
+                for next in [Vec::new(), wire] {
+                    if rest.is_empty() {
+                        *rest = next;
+                    }
+                    while let Ok(count @ 1..) = (&*stream).write(&rest) {
+                        rest.drain(..count);
+                    }
                 }
             }
         }
@@ -57,7 +64,7 @@ impl FarEnd {
     fn drain(&self) {
         match self {
             Self::Packets(socket) => while socket.recv(&mut [0; 64]).is_ok() {},
-            Self::Stream(stream) => while let Ok(1..) = (&*stream).read(&mut [0; 1 << 16]) {},
+            Self::Stream(stream, _) => while let Ok(1..) = (&*stream).read(&mut [0; 1 << 16]) {},
         }
     }
 }
@@ -67,8 +74,6 @@ fn request(far_end: &FarEnd, memory: &GuestMemoryMmap, input: &mut Input) -> Vec
     let choice = input.u8();
     if choice & 1 == 0 {
         let frame = vec![choice; 41 * usize::from(input.u8())];
-        // A stream that is full would lose a part of a frame, and with it the link.
-        far_end.drain();
         far_end.send(&frame);
         return (0..input.u8() % 4).map(|_| Part::Writable(input.address(), input.length())).collect();
     }
