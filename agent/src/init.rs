@@ -16,6 +16,7 @@ use rvm_config::guest_abi::GuestEvent;
 use crate::console::{self, say};
 use crate::port::EventPort;
 use crate::reap::{Outcome, Signals};
+use crate::refusal::in_one_line;
 use crate::shutdown::{self, TERM_GRACE};
 use crate::{command, mounts, sys};
 
@@ -67,7 +68,7 @@ pub fn main<E: Error>(work: impl FnOnce(&Guest) -> Result<u8, E>) -> ExitCode {
 
 /// Says why PID 1 cannot go on, and ends the guest.
 fn fail(err: &dyn Error) -> ! {
-    say(&err.to_string());
+    say(&in_one_line(err));
     shutdown::power_off(EXIT_FAILED)
 }
 
@@ -99,10 +100,7 @@ pub fn run_command(guest: &Guest) -> u8 {
     let child = match command::start(&words, owns_terminal) {
         Ok(child) => child,
         Err(err) => {
-            say(&match err.source() {
-                Some(source) => format!("{err}: {source}"),
-                None => err.to_string(),
-            });
+            say(&in_one_line(&err));
             return err.exit_code();
         }
     };

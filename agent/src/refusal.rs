@@ -3,7 +3,6 @@
 //! What only the service of one kind of thing can say (of containers, of streams) becomes a status there.
 
 use std::error::Error;
-use std::fmt::Write;
 use std::io;
 
 use nix::errno::Errno;
@@ -62,14 +61,15 @@ impl From<Refusal> for Status {
 
 /// A status with the error's words and, behind them, those of all its sources.
 pub fn status(code: Code, error: &dyn Error) -> Status {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        // Writing to a String does not fail.
-        let _ = write!(words, ": {source}");
-        next = source.source();
+    Status::new(code, in_one_line(error))
+}
+
+/// An error and what is behind it, in one line.
+pub fn in_one_line(error: &dyn Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", in_one_line(source)),
+        None => error.to_string(),
     }
-    Status::new(code, words)
 }
 
 /// The code for what the kernel answered.

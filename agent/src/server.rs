@@ -42,7 +42,7 @@ const HELLO: &str = "/rvm.agent.v1.Sandbox/Hello";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused what the agent stands on.
-    #[error("cannot {step}: {source}")]
+    #[error("cannot {step}")]
     Kernel {
         /// What was attempted.
         step: &'static str,
@@ -50,7 +50,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The HTTP/2 server gave up.
-    #[error("cannot go on serving vsock port {RPC_PORT}: {0}")]
+    #[error("cannot go on serving vsock port {RPC_PORT}")]
     Serve(#[from] tonic::transport::Error),
 }
 

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::unistd::{chdir, chroot, fchdir};
 
 use crate::archive::{pack, unpack};
+use crate::refusal::in_one_line;
 
 /// The first argument of the program when it is to be this process.
 pub const CHILD: &str = "archive-child";
@@ -88,13 +89,7 @@ fn innermost(error: &io::Error) -> Option<i32> {
 /// Does what the words behind [`CHILD`] say. Says on standard error why not.
 pub fn run(words: &[OsString]) -> ExitCode {
     let Err(error) = work(words) else { return ExitCode::SUCCESS };
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(err) = source {
-        message = format!("{message}: {err}");
-        source = err.source();
-    }
-    eprintln!("{message}");
+    eprintln!("{}", in_one_line(&error));
     ExitCode::from(error.exit_code())
 }
 
