@@ -8,4 +8,8 @@ mod debian;
 mod doctor;
 mod guest_image;
 mod kvm;
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod process;
 mod readme;
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod terminal;

@@ -1,76 +1,21 @@
 //! The console on a terminal: raw while the VM runs, with an escape key, and as it was afterwards.
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
 
-use nix::pty::openpty;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::image::{self, Elf};
 use super::run::{READY, Stream, boot, wait_until_stalled};
+use crate::terminal::Terminal;
 
-/// `rvm boot` on a terminal, and the person before it.
-struct Terminal {
-    rvm: Child,
-    screen: Stream,
-    /// Keeps the terminal open when rvm has ended.
-    _other_end: OwnedFd,
-    before: Termios,
-}
-
-impl Terminal {
-    fn boot(arguments: &[&str]) -> Self {
-        Self::start(boot(arguments), None)
-    }
-
-    /// Starts `command`; `error` is its standard error, if that is not the terminal.
-    fn start(mut command: Command, error: Option<Stdio>) -> Self {
-        let pty = openpty(None, None).unwrap();
-        let before = tcgetattr(&pty.master).unwrap();
-        assert!(before.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
-        let end = || pty.slave.try_clone().unwrap();
-        let error = error.unwrap_or_else(|| end().into());
-        let rvm = command.stdin(end()).stdout(end()).stderr(error).spawn().unwrap();
-        Self { rvm, screen: Stream::new(pty.master), _other_end: pty.slave, before }
-    }
-
-    fn types(&mut self, keys: &[u8]) {
-        self.screen.file().write_all(keys).unwrap();
-    }
-
-    fn is_raw(&self) -> bool {
-        let now = tcgetattr(self.screen.file()).unwrap();
-        !now.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.rvm.id()).unwrap()), signal).unwrap();
-    }
-
-    /// Waits for rvm's end with this status, and looks at the terminal.
-    #[track_caller]
-    fn ends(&mut self, status: i32) {
-        assert_eq!(self.rvm.wait().unwrap().code(), Some(status));
-        assert_eq!(tcgetattr(self.screen.file()).unwrap(), self.before, "the terminal after it");
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // It has ended, or the test has failed.
-        self.rvm.kill().ok();
-        self.rvm.wait().ok();
-    }
+fn on_terminal(arguments: &[&str]) -> Terminal {
+    Terminal::start(boot(arguments), None)
 }
 
 #[test]
 fn a_shell_is_at_hand() {
-    let mut terminal = Terminal::boot(&[]);
+    let mut terminal = on_terminal(&[]);
     terminal.screen.wait_for(READY);
     terminal.screen.wait_for("# ");
     assert!(terminal.is_raw());
@@ -87,7 +32,7 @@ fn a_shell_is_at_hand() {
 
 #[test]
 fn the_escape_key_has_help_and_an_end() {
-    let mut terminal = Terminal::boot(&[]);
+    let mut terminal = on_terminal(&[]);
     terminal.screen.wait_for("# ");
     terminal.types(b"\x01h");
     terminal.screen.wait_for("end the VM");
@@ -97,7 +42,7 @@ fn the_escape_key_has_help_and_an_end() {
 
 #[test]
 fn the_escape_key_typed_twice_is_the_guests() {
-    let mut terminal = Terminal::boot(&[]);
+    let mut terminal = on_terminal(&[]);
     terminal.screen.wait_for("# ");
     terminal.types(b"stty raw -echo; echo go; head -c 2 | hexdump -C\r");
     terminal.screen.wait_for("go\n");
@@ -116,7 +61,7 @@ fn port_writes(terminal: &mut Terminal) -> u64 {
 
 #[test]
 fn a_pause_holds_the_guest_until_it_goes_on() {
-    let mut terminal = Terminal::boot(&["--cpus", "2", "--", "sh", "-c", "while :; do echo .; done"]);
+    let mut terminal = on_terminal(&["--cpus", "2", "--", "sh", "-c", "while :; do echo .; done"]);
     terminal.screen.wait_for(READY);
     terminal.screen.wait_for(".\r\n.\r\n");
     terminal.types(b"\x01p");
@@ -139,7 +84,7 @@ fn a_pause_holds_the_guest_until_it_goes_on() {
 #[test]
 fn signals_leave_the_terminal_as_it_was() {
     for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGQUIT, 131)] {
-        let mut terminal = Terminal::boot(&[]);
+        let mut terminal = on_terminal(&[]);
         terminal.screen.wait_for("# ");
         assert!(terminal.is_raw());
         terminal.signal(signal);
@@ -149,15 +94,15 @@ fn signals_leave_the_terminal_as_it_was() {
 
 #[test]
 fn a_guest_that_ends_badly_leaves_the_terminal_as_it_was() {
-    let mut terminal = Terminal::boot(&["--", "reboot", "-f"]);
+    let mut terminal = on_terminal(&["--", "reboot", "-f"]);
     terminal.ends(90);
-    let mut terminal = Terminal::boot(&["--cmdline", "rdinit=/nonexistent"]);
+    let mut terminal = on_terminal(&["--cmdline", "rdinit=/nonexistent"]);
     terminal.ends(91);
 }
 
 #[test]
 fn a_vm_that_cannot_be_made_leaves_the_terminal_as_it_was() {
-    let mut terminal = Terminal::boot(&["--kernel", "/etc/passwd"]);
+    let mut terminal = on_terminal(&["--kernel", "/etc/passwd"]);
     terminal.ends(23);
 }
 
@@ -167,7 +112,7 @@ fn the_escape_key_is_heard_when_the_guest_does_not_read() {
     let path = directory.path().join("kernel");
     let halt = vec![0xfa, 0xf4]; // cli; hlt
     fs::write(&path, image::elf(&Elf { code: halt, ..Elf::default() })).unwrap();
-    let mut terminal = Terminal::boot(&["--kernel", path.to_str().unwrap()]);
+    let mut terminal = on_terminal(&["--kernel", path.to_str().unwrap()]);
     while !terminal.is_raw() {
         std::thread::yield_now();
     }

@@ -1,0 +1,154 @@
+//! Programs under test: run to their end, or step by step with a conversation.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What a program has not said by then it will not say.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: Option<i32>,
+    /// Standard output, with lines ending as usual.
+    pub out: String,
+    /// Standard error.
+    pub error: String,
+}
+
+/// Runs `command` to its end.
+pub fn run(mut command: Command) -> Ran {
+    let output = command.output().unwrap();
+    Ran { status: output.status.code(), out: text(&output.stdout), error: text(&output.stderr) }
+}
+
+/// What a terminal would show, with lines ending as usual.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace("\r\n", "\n")
+}
+
+/// A stream of what a process says, read as far as asked.
+pub struct Stream {
+    from: File,
+    seen: Vec<u8>,
+    /// What was waited for ends here.
+    mark: usize,
+}
+
+impl Stream {
+    pub fn new(from: impl Into<OwnedFd>) -> Self {
+        Self { from: File::from(from.into()), seen: Vec::new(), mark: 0 }
+    }
+
+    fn nothing() -> Self {
+        Self::new(File::open("/dev/null").unwrap())
+    }
+
+    pub fn file(&self) -> &File {
+        &self.from
+    }
+
+    /// Reads until `text` has come since the last call; gives what came before it.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let new = &self.seen[self.mark..];
+            if let Some(at) = new.windows(text.len()).position(|window| window == text.as_bytes()) {
+                let before = String::from_utf8_lossy(&new[..at]).into_owned();
+                self.mark += at + text.len();
+                return before;
+            }
+            assert!(self.read_more(), "{text:?} never came; this did: {}", self.all());
+        }
+    }
+
+    /// Reads what there is, at least a byte; false at the end.
+    #[track_caller]
+    fn read_more(&mut self) -> bool {
+        let mut fds = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
+        assert!(ready > 0, "nothing came for {PATIENCE:?}; this had come: {}", self.all());
+        let mut bytes = [0; 4096];
+        // A pty whose other end is closed gives EIO.
+        let count = self.from.read(&mut bytes).unwrap_or(0);
+        self.seen.extend(&bytes[..count]);
+        count > 0
+    }
+
+    /// Everything to the end.
+    #[track_caller]
+    pub fn rest(mut self) -> String {
+        while self.read_more() {}
+        self.all()
+    }
+
+    fn all(&self) -> String {
+        text(&self.seen)
+    }
+}
+
+/// A running program to talk with through pipes. It does not outlive the test.
+pub struct Running {
+    child: Child,
+    pub out: Stream,
+    pub error: Stream,
+}
+
+impl Running {
+    /// Starts `command`.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = Stream::new(child.stdout.take().unwrap());
+        let error = Stream::new(child.stderr.take().unwrap());
+        Self { child, out, error }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// A file of its process in /proc.
+    pub fn proc(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.pid())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Its standard input, if that was made a pipe.
+    pub fn input(&mut self) -> impl Write + use<> {
+        self.child.stdin.take().unwrap()
+    }
+
+    /// Closes the reading end of its standard output.
+    pub fn close_output(&mut self) {
+        self.out = Stream::nothing();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> Ran {
+        let error = std::mem::replace(&mut self.error, Stream::nothing());
+        let error: JoinHandle<String> = thread::spawn(|| error.rest());
+        let out = std::mem::replace(&mut self.out, Stream::nothing()).rest();
+        let status = self.child.wait().unwrap().code();
+        Ran { status, out, error: error.join().unwrap() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended, or the test has failed.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

@@ -1,0 +1,71 @@
+//! A terminal, with a program under test on one end and the test as the person at the other.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::unistd::Pid;
+
+use crate::process::Stream;
+
+/// A program on a terminal, and the person before it.
+pub struct Terminal {
+    program: Child,
+    pub screen: Stream,
+    /// The program's end: keeps the terminal open when that has ended.
+    other_end: OwnedFd,
+    before: Termios,
+}
+
+impl Terminal {
+    /// Starts `command`; `error` is its standard error, if that is not the terminal.
+    pub fn start(mut command: Command, error: Option<Stdio>) -> Self {
+        let pty = openpty(None, None).unwrap();
+        let before = tcgetattr(&pty.master).unwrap();
+        assert!(before.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
+        let end = || pty.slave.try_clone().unwrap();
+        let error = error.unwrap_or_else(|| end().into());
+        let program = command.stdin(end()).stdout(end()).stderr(error).spawn().unwrap();
+        Self { program, screen: Stream::new(pty.master), other_end: pty.slave, before }
+    }
+
+    pub fn types(&mut self, keys: &[u8]) {
+        self.screen.file().write_all(keys).unwrap();
+    }
+
+    pub fn is_raw(&self) -> bool {
+        let now = tcgetattr(self.screen.file()).unwrap();
+        !now.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.program.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Makes the terminal so large, and tells the program as a window would.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let (rows, columns) = (rows.to_string(), columns.to_string());
+        let mut stty = Command::new("stty");
+        stty.args(["rows", &rows, "cols", &columns]).stdin(self.other_end.try_clone().unwrap());
+        assert!(stty.status().unwrap().success());
+        self.signal(Signal::SIGWINCH);
+    }
+
+    /// Waits for its end with this status, and looks at the terminal.
+    #[track_caller]
+    pub fn ends(&mut self, status: i32) {
+        assert_eq!(self.program.wait().unwrap().code(), Some(status));
+        assert_eq!(tcgetattr(self.screen.file()).unwrap(), self.before, "the terminal after it");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended, or the test has failed.
+        self.program.kill().ok();
+        self.program.wait().ok();
+    }
+}
