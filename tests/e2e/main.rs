@@ -11,5 +11,6 @@ mod kvm;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod process;
 mod readme;
+mod run;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod terminal;

@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod daemon;
 pub mod guest;
 pub mod kvm;
+pub mod oci;
 pub mod workload;
 
 /// What a test that cannot run prints before its reason, at the start of a line.

@@ -1,0 +1,101 @@
+//! Containers that take all they can get.
+
+use std::fs;
+
+use super::place::{Place, image};
+
+/// Resident memory of rvm's processes in KiB, but for the guests' memory: the largest mapping of each.
+fn own_memory(place: &Place) -> u64 {
+    let of_process = |(pid, _): (u32, String)| -> u64 {
+        let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+        let number = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+        let mut mappings: Vec<(u64, u64)> = Vec::new();
+        for line in maps.lines() {
+            match (line.split(':').next(), number(line), mappings.last_mut()) {
+                (Some("Size"), Some(size), _) => mappings.push((size, 0)),
+                (Some("Rss"), Some(rss), Some(last)) => last.1 = rss,
+                _ => {}
+            }
+        }
+        let guest = mappings.iter().max().filter(|(size, _)| *size >= 32 << 10).map_or(0, |(_, rss)| *rss);
+        mappings.iter().map(|(_, rss)| rss).sum::<u64>() - guest
+    };
+    place.processes().into_iter().map(of_process).sum()
+}
+
+#[test]
+fn a_flood_that_nobody_reads_stops_at_its_source() {
+    let place = Place::with(&["busybox"]);
+    let mut running = place.start(&["run", "--rm", "--name", "flood", &image("busybox"), "yes", "0123456789abcdef"]);
+    let line = "0123456789abcdef\n";
+    running.out.wait_for(line);
+    // From here on nobody reads. A flood that is held is as large the second time it is looked at.
+    let sizes = || (own_memory(&place), place.said(&["stats", "--no-stream", "flood"]));
+    let (mut before, _) = sizes();
+    for _ in 0..3 {
+        let (now, stats) = sizes();
+        println!("{now} KiB\n{stats}");
+        assert!(now < 64 << 10, "{now} KiB for supervisor, VMM and `run`");
+        assert!(now < before + (1 << 10), "it grew from {before} to {now} KiB");
+        before = now;
+    }
+    // What waits is not lost.
+    for _ in 0..10_000 {
+        running.out.wait_for(line);
+    }
+    place.said(&["rm", "-f", "flood"]);
+}
+
+#[test]
+fn a_flood_into_the_log_ends_at_the_logs_size() {
+    let place = Place::with(&["busybox"]);
+    let flood = "dd if=/dev/zero bs=1M count=40 2>/dev/null | tr '\\0' x | fold -w 99; echo done >&2; sleep 1000";
+    place.said(&["run", "-d", "--name", "flood", &image("busybox"), "sh", "-c", flood]);
+    place.start(&["logs", "-f", "flood"]).error.wait_for("done");
+    let data: u64 = super::place::files_in(&place.path("data/containers")).iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(data < 32 << 20, "{data} bytes of logs");
+    assert!(own_memory(&place) < 64 << 10, "{} KiB", own_memory(&place));
+}
+
+#[test]
+fn a_container_that_forks_without_end_can_be_removed() {
+    let place = Place::with(&["busybox"]);
+    let before = place.traces();
+    let bomb = "echo up; bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done";
+    place.said(&["run", "-d", "--name", "bomb", "--pids-limit", "100", &image("busybox"), "sh", "-c", bomb]);
+    let mut logs = place.start(&["logs", "-f", "bomb"]);
+    logs.out.wait_for("up\n");
+    logs.error.wait_for("can't fork");
+    let stats = place.said(&["stats", "--no-stream", "bomb"]);
+    let pids: u32 = stats.lines().nth(1).unwrap().split_whitespace().last().unwrap().parse().unwrap();
+    assert!(pids <= 100, "{stats}");
+    assert_eq!(place.said(&["rm", "-f", "bomb"]), "bomb\n");
+    assert_eq!(place.traces(), before);
+}
+
+#[test]
+fn a_container_that_fills_its_memory_is_killed_and_it_is_said_why() {
+    let place = Place::with(&["busybox"]);
+    let busybox = image("busybox");
+    let ran = place.run(&["run", "--name", "eater", "-m", "64M", &busybox, "tail", "/dev/zero"]);
+    assert_eq!((ran.status, ran.out.as_str()), (Some(137), ""), "{ran:?}");
+    assert!(ran.error.contains("memory") && ran.error.lines().count() == 1, "{ran:?}");
+    assert!(place.said(&["inspect", "eater"]).contains("\"out_of_memory\": true"));
+    // The limit is one of all its processes; one that is not the first may go alone.
+    let ran = place.run(&["run", "--rm", "-m", "64M", &busybox, "sh", "-c", "tail /dev/zero; echo $?; exit 3"]);
+    assert!(ran.status == Some(3) && ran.out.contains("137"), "{ran:?}");
+}
+
+#[test]
+fn a_container_that_fills_what_it_can_write_ends_without_harm_to_others() {
+    let place = Place::with(&["busybox"]);
+    let busybox = image("busybox");
+    place.said(&["run", "-d", "--name", "other", &busybox, "sleep", "1000"]);
+    // In memory, where nothing else was asked for: the write fails, or the writer is killed.
+    let fill = "cat /dev/zero >/file; echo status $?; rm -f /file; echo alive";
+    let ran = place.run(&["run", "--rm", "-m", "64M", &busybox, "sh", "-c", fill]);
+    let killed = ran.status == Some(137);
+    assert!(killed || (ran.out.contains("status") && ran.out.ends_with("alive\n")), "{ran:?}");
+    assert!(!ran.out.contains("status 0"), "{ran:?}");
+    assert_eq!(place.said(&["exec", "other", "echo", "well"]), "well\n");
+}
