@@ -78,15 +78,23 @@ impl Layer {
         line.extend(value);
         line.push(b'\n');
         // A record begins with its length, which counts its own digits (pax, "Extended Header").
-        let length = (1..).map(|digits| line.len() + digits).find(|length| {
-            length.to_string().len() == length - line.len()
-        });
+        let length = (1..)
+            .map(|digits| line.len() + digits)
+            .find(|length| length.to_string().len() == length - line.len());
         let mut record = length.unwrap_or_default().to_string().into_bytes();
         record.extend(line);
         self.entry(EntryType::XHeader, "PaxHeaders/next", 0o644, "", record.len() as u64, &record)
     }
 
-    fn entry(mut self, kind: EntryType, name: &str, mode: u32, target: &str, size: u64, content: &[u8]) -> Self {
+    fn entry(
+        mut self,
+        kind: EntryType,
+        name: &str,
+        mode: u32,
+        target: &str,
+        size: u64,
+        content: &[u8],
+    ) -> Self {
         self.push(&mut header(kind, name, mode, target, size), content);
         self
     }
@@ -99,7 +107,7 @@ impl Layer {
     }
 
     /// The archive to its end.
-    fn finish(&self) -> Vec<u8> {
+    pub fn archive(&self) -> Vec<u8> {
         let mut archive = self.archive.clone();
         archive.resize(archive.len() + 1024, 0);
         archive
@@ -159,7 +167,7 @@ impl Layout {
         layers: &[&Layer],
         config: &Value,
     ) -> io::Result<Vec<String>> {
-        let archives: Vec<Vec<u8>> = layers.iter().map(|layer| layer.finish()).collect();
+        let archives: Vec<Vec<u8>> = layers.iter().map(|layer| layer.archive()).collect();
         let mut blobs = Vec::new();
         for archive in &archives {
             let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -173,7 +181,8 @@ impl Layout {
             "rootfs": { "type": "layers", "diff_ids": archives.iter().map(|archive| digest(archive)).collect::<Vec<_>>() },
         });
         let config = self.store(config.to_string().as_bytes(), CONFIG)?;
-        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": blobs });
+        let manifest =
+            json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": blobs });
         let mut manifest = self.store(manifest.to_string().as_bytes(), MANIFEST)?;
         manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": tag });
         manifest["platform"] = json!({ "architecture": architecture, "os": "linux" });

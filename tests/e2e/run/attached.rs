@@ -30,7 +30,8 @@ fn what_is_written_arrives_whole_and_in_order() {
     let place = Place::with(&["busybox"]);
     let busybox = image("busybox");
     // More than every buffer on the way; every line is another.
-    let mut running = place.start(&["run", "--rm", "-i", &busybox, "sh", "-c", "cat; seq 1 20000 >&2; exit 3"]);
+    let mut running =
+        place.start(&["run", "--rm", "-i", &busybox, "sh", "-c", "cat; seq 1 20000 >&2; exit 3"]);
     let mut input = running.input();
     let lines: String = (1..=200_000).map(|number| format!("line {number}\n")).collect();
     let sent = lines.clone();
@@ -82,7 +83,8 @@ fn standard_input_is_the_commands_only_with_i_and_may_close_early() {
 #[test]
 fn signals_of_rvm_are_the_commands() {
     let place = Place::with(&["busybox"]);
-    let trap = "trap 'echo terminated; exit 5' TERM; trap 'echo hung up' HUP; echo up; while :; do sleep 0.1; done";
+    let trap =
+        "trap 'echo terminated; exit 5' TERM; trap 'echo hung up' HUP; echo up; while :; do sleep 0.1; done";
     let mut running = place.start(&["run", "--rm", &image("busybox"), "sh", "-c", trap]);
     running.out.wait_for("up\n");
     running.signal(Signal::SIGHUP);

@@ -9,7 +9,8 @@ use super::place::{Place, image};
 use crate::process::run;
 
 /// Counts to its standard output until it is asked to end.
-const COUNTER: &str = "trap 'echo bye; exit 6' TERM; echo ready >&2; n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done";
+const COUNTER: &str =
+    "trap 'echo bye; exit 6' TERM; echo ready >&2; n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done";
 
 /// The only container, as `ps` has it in JSON.
 fn listed(place: &Place) -> Value {
@@ -54,7 +55,19 @@ fn more_processes_run_in_it() {
     let script = "echo $SHARED >/tmp/file; exec sleep 1000";
     place.said(&["run", "-d", "--name", "box", "-e", "SHARED=yes", &image("busybox"), "sh", "-c", script]);
     assert_eq!(place.said(&["exec", "box", "sh", "-c", "cat /tmp/file; echo $SHARED"]), "yes\nyes\n");
-    let ran = place.run(&["exec", "-u", "nobody", "-w", "/tmp", "-e", "MORE=x", "box", "sh", "-c", "id -u; pwd; echo $MORE; exit 4"]);
+    let ran = place.run(&[
+        "exec",
+        "-u",
+        "nobody",
+        "-w",
+        "/tmp",
+        "-e",
+        "MORE=x",
+        "box",
+        "sh",
+        "-c",
+        "id -u; pwd; echo $MORE; exit 4",
+    ]);
     assert_eq!((ran.status, ran.out.as_str(), ran.error.as_str()), (Some(4), "65534\n/tmp\nx\n", ""));
     let mut running = place.start(&["exec", "-i", "box", "wc", "-c"]);
     running.input().write_all(b"twelve bytes").unwrap();
@@ -113,8 +126,17 @@ fn files_go_in_and_out() {
     fs::write(place.path("work/tree/below/file"), "content\n").unwrap();
     place.said(&["cp", "tree", "box:/tmp/copy"]);
     place.said(&["cp", "tree/below/file", "box:/tmp/"]);
-    assert_eq!(place.said(&["exec", "box", "cat", "/tmp/copy/below/file", "/tmp/file"]), "content\ncontent\n");
-    place.said(&["exec", "box", "sh", "-c", "echo changed >/tmp/copy/below/file; ln -s /etc/passwd /tmp/copy/link"]);
+    assert_eq!(
+        place.said(&["exec", "box", "cat", "/tmp/copy/below/file", "/tmp/file"]),
+        "content\ncontent\n"
+    );
+    place.said(&[
+        "exec",
+        "box",
+        "sh",
+        "-c",
+        "echo changed >/tmp/copy/below/file; ln -s /etc/passwd /tmp/copy/link",
+    ]);
     place.said(&["cp", "box:/tmp/copy", "back"]);
     assert_eq!(fs::read_to_string(place.path("work/back/below/file")).unwrap(), "changed\n");
     // A link is copied as one; what it leads to is the host's here.

@@ -13,14 +13,15 @@ use super::place::{Place, image};
 #[test]
 fn images_that_are_not_there() {
     let place = Place::empty();
-    let (registry, _) = image("busybox").rsplit_once('/').map(|(host, name)| (host.to_owned(), name.to_owned())).unwrap();
+    let (registry, _) =
+        image("busybox").rsplit_once('/').map(|(host, name)| (host.to_owned(), name.to_owned())).unwrap();
     if registry.starts_with("oci:") {
         return rvm_tests::cannot_run("there is no registry on this machine");
     }
     let before = place.traces();
     let nothing = format!("{registry}/no-such-image");
     place.refuses(&["run", &nothing, "true"], 125, &nothing);
-    place.refuses(&["pull", &nothing], 125, &nothing);
+    place.refuses(&["pull", &nothing], 1, &nothing);
     let tag = format!("{registry}/busybox:no-such-tag");
     place.refuses(&["run", &tag, "true"], 125, "no-such-tag");
     let digest = format!("{registry}/busybox@sha256:{:064}", 7);
@@ -70,7 +71,11 @@ fn commands_that_cannot_run() {
         ("/etc", 126),
         ("/work/foreign", 126),
     ] {
-        place.refuses(&["run", "--rm", "--network", "none", "-v", ".:/work", &busybox, command], status, command);
+        place.refuses(
+            &["run", "--rm", "--network", "none", "-v", ".:/work", &busybox, command],
+            status,
+            command,
+        );
     }
     place.refuses(&["run", "--rm", "-u", "nobody-knows", &busybox, "true"], 125, "nobody-knows");
     assert_eq!(place.traces(), before);
@@ -119,7 +124,11 @@ fn names_and_ports_that_are_taken() {
     let port = format!("{}:80", taken.local_addr().unwrap());
     let before = place.traces();
     place.refuses(&["run", "--name", "first", &busybox, "true"], 125, "first");
-    place.refuses(&["run", "--rm", "-p", &port, &busybox, "true"], 125, &taken.local_addr().unwrap().to_string());
+    place.refuses(
+        &["run", "--rm", "-p", &port, &busybox, "true"],
+        125,
+        &taken.local_addr().unwrap().to_string(),
+    );
     place.refuses(&["run", "--rm", "--network", "none", "-p", "80:80", &busybox, "true"], 125, "network");
     place.refuses(&["rm", "first"], 1, "running");
     assert_eq!(place.traces(), before);

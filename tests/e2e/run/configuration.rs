@@ -17,7 +17,8 @@ fn an_images_configuration_holds_until_a_flag_says_otherwise() {
     assert_eq!(run(&["-u", "nobody", &busybox, "id", "-u"]), "65534\n");
     let id = run(&["-u", "1000:2000", "--group-add", "3000", &busybox, "sh", "-c", "id -u; id -g; id -G"]);
     assert_eq!(id, "1000\n2000\n2000 3000\n");
-    let hostname = run(&["--hostname", "box", &busybox, "sh", "-c", "hostname; cat /etc/hostname; echo $HOSTNAME"]);
+    let hostname =
+        run(&["--hostname", "box", &busybox, "sh", "-c", "hostname; cat /etc/hostname; echo $HOSTNAME"]);
     assert_eq!(hostname, "box\nbox\nbox\n");
 }
 
@@ -27,7 +28,16 @@ fn the_environment_is_the_images_the_files_and_the_flags() {
     let file = place.path("work/variables");
     fs::write(&file, "# a comment\n\nFILE=of the file\nBOTH=file\nPASSED\n").unwrap();
     let mut command = place.rvm(&["run", "--rm", "--network", "none"]);
-    command.args(["--env-file", file.to_str().unwrap(), "-e", "BOTH=flag", "-e", "ALSO_PASSED", "-e", "EMPTY="]);
+    command.args([
+        "--env-file",
+        file.to_str().unwrap(),
+        "-e",
+        "BOTH=flag",
+        "-e",
+        "ALSO_PASSED",
+        "-e",
+        "EMPTY=",
+    ]);
     command.args([image("busybox").as_str(), "env"]);
     command.env("PASSED", "from here").env("ALSO_PASSED", "too").env("SECRET", "stays here");
     let ran = crate::process::run(command);

@@ -26,7 +26,8 @@ fn own_memory(place: &Place) -> u64 {
 #[test]
 fn a_flood_that_nobody_reads_stops_at_its_source() {
     let place = Place::with(&["busybox"]);
-    let mut running = place.start(&["run", "--rm", "--name", "flood", &image("busybox"), "yes", "0123456789abcdef"]);
+    let mut running =
+        place.start(&["run", "--rm", "--name", "flood", &image("busybox"), "yes", "0123456789abcdef"]);
     let line = "0123456789abcdef\n";
     running.out.wait_for(line);
     // From here on nobody reads. A flood that is held is as large the second time it is looked at.
@@ -49,10 +50,14 @@ fn a_flood_that_nobody_reads_stops_at_its_source() {
 #[test]
 fn a_flood_into_the_log_ends_at_the_logs_size() {
     let place = Place::with(&["busybox"]);
-    let flood = "dd if=/dev/zero bs=1M count=40 2>/dev/null | tr '\\0' x | fold -w 99; echo done >&2; sleep 1000";
+    let flood =
+        "dd if=/dev/zero bs=1M count=40 2>/dev/null | tr '\\0' x | fold -w 99; echo done >&2; sleep 1000";
     place.said(&["run", "-d", "--name", "flood", &image("busybox"), "sh", "-c", flood]);
     place.start(&["logs", "-f", "flood"]).error.wait_for("done");
-    let data: u64 = super::place::files_in(&place.path("data/containers")).iter().map(|file| file.metadata().unwrap().len()).sum();
+    let data: u64 = super::place::files_in(&place.path("data/containers"))
+        .iter()
+        .map(|file| file.metadata().unwrap().len())
+        .sum();
     assert!(data < 32 << 20, "{data} bytes of logs");
     assert!(own_memory(&place) < 64 << 10, "{} KiB", own_memory(&place));
 }
@@ -82,7 +87,8 @@ fn a_container_that_fills_its_memory_is_killed_and_it_is_said_why() {
     assert!(ran.error.contains("memory") && ran.error.lines().count() == 1, "{ran:?}");
     assert!(place.said(&["inspect", "eater"]).contains("\"out_of_memory\": true"));
     // The limit is one of all its processes; one that is not the first may go alone.
-    let ran = place.run(&["run", "--rm", "-m", "64M", &busybox, "sh", "-c", "tail /dev/zero; echo $?; exit 3"]);
+    let ran =
+        place.run(&["run", "--rm", "-m", "64M", &busybox, "sh", "-c", "tail /dev/zero; echo $?; exit 3"]);
     assert!(ran.status == Some(3) && ran.out.contains("137"), "{ran:?}");
 }
 

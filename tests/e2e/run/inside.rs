@@ -26,12 +26,18 @@ fn rights_are_dockers_unless_flags_say_otherwise() {
     for set in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(default[set], "00000000a80425fb", "{set}");
     }
-    assert_eq!((default["CapAmb"], default["NoNewPrivs"], default["Seccomp"]), ("0000000000000000", "0", "0"));
+    assert_eq!(
+        (default["CapAmb"], default["NoNewPrivs"], default["Seccomp"]),
+        ("0000000000000000", "0", "0")
+    );
 
     let flags = ["--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--security-opt", "no-new-privileges"];
     let status = inside(&place, &flags, "cat /proc/self/status");
     let few = fields(&status);
-    assert_eq!((few["CapEff"], few["CapBnd"], few["NoNewPrivs"]), ("0000000000000400", "0000000000000400", "1"));
+    assert_eq!(
+        (few["CapEff"], few["CapBnd"], few["NoNewPrivs"]),
+        ("0000000000000400", "0000000000000400", "1")
+    );
     // A user that is not root has none in effect.
     let status = inside(&place, &["-u", "1000"], "cat /proc/self/status");
     assert_eq!(fields(&status)["CapEff"], "0000000000000000");
@@ -51,14 +57,18 @@ fn a_system_call_that_a_profile_denies_fails() {
     let script = "grep Seccomp: /proc/self/status; mkdir /tmp/x 2>&1; hostname other; echo $?";
     let said = inside(&place, &["--security-opt", "seccomp=profile.json"], script);
     // 95 is EOPNOTSUPP, 159 is 128 + SIGSYS.
-    assert!(said.contains("Seccomp:\t2") && said.contains("not supported") && said.ends_with("159\n"), "{said}");
+    assert!(
+        said.contains("Seccomp:\t2") && said.contains("not supported") && said.ends_with("159\n"),
+        "{said}"
+    );
 }
 
 #[test]
 fn limits_are_those_of_its_cgroup_and_its_processes() {
     let place = Place::with(&["busybox"]);
     let flags = ["-m", "100M", "--cpus", "0.5", "--pids-limit", "50", "--ulimit", "nofile=100:200"];
-    let script = "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max pids.max; ulimit -Sn; ulimit -Hn; nproc";
+    let script =
+        "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max pids.max; ulimit -Sn; ulimit -Hn; nproc";
     let said = inside(&place, &flags, script);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines, ["104857600", "0", "50000 100000", "50", "100", "200", "1"]);
@@ -68,7 +78,8 @@ fn limits_are_those_of_its_cgroup_and_its_processes() {
 #[test]
 fn its_namespaces_are_its_own() {
     let place = Place::with(&["busybox"]);
-    let script = "echo $$; ls /proc | grep -c '^[0-9]'; cat /proc/self/cgroup; hostname; ls -d /sys/class/net/*";
+    let script =
+        "echo $$; ls /proc | grep -c '^[0-9]'; cat /proc/self/cgroup; hostname; ls -d /sys/class/net/*";
     let said = inside(&place, &["--hostname", "box"], script);
     // The shell, ls and grep.
     assert_eq!(said, "1\n3\n0::/\nbox\n/sys/class/net/lo\n");
@@ -117,7 +128,10 @@ fn paths_that_tell_or_change_the_machine_are_masked() {
     assert_eq!(lines[..2], ["0", "0"], "{said}");
     assert!(lines[2].contains("Read-only") && lines[3].contains("Read-only"), "{said}");
     let devices = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
-    assert_eq!(lines[4].split(' ').filter(|name| *name != "core" && !name.is_empty()).collect::<Vec<_>>().join(" "), devices);
+    assert_eq!(
+        lines[4].split(' ').filter(|name| *name != "core" && !name.is_empty()).collect::<Vec<_>>().join(" "),
+        devices
+    );
     // A device file can be made, and not opened.
     assert!(lines[5].contains("Operation not permitted"), "{said}");
 }

@@ -28,7 +28,8 @@ pub fn kill_all(place: &Place) {
 fn a_killed_supervisor_takes_its_vm_along() {
     let place = Place::with(&["busybox"]);
     let before = place.traces();
-    let mut attached = place.start(&["run", "--name", "box", &image("busybox"), "sh", "-c", "echo up; sleep 1000"]);
+    let mut attached =
+        place.start(&["run", "--name", "box", &image("busybox"), "sh", "-c", "echo up; sleep 1000"]);
     attached.out.wait_for("up\n");
     let (supervisor, _) = processes(&place);
     kill(supervisor, Signal::SIGKILL).unwrap();
@@ -50,7 +51,8 @@ fn a_killed_supervisor_takes_its_vm_along() {
 fn the_end_of_a_killed_vmm_is_told_and_the_container_is_over() {
     let place = Place::with(&["busybox"]);
     let before = place.traces();
-    let mut attached = place.start(&["run", "--name", "box", &image("busybox"), "sh", "-c", "echo up; sleep 1000"]);
+    let mut attached =
+        place.start(&["run", "--name", "box", &image("busybox"), "sh", "-c", "echo up; sleep 1000"]);
     attached.out.wait_for("up\n");
     let (_, vmm) = processes(&place);
     kill(vmm, Signal::SIGKILL).unwrap();
@@ -68,7 +70,8 @@ fn the_end_of_a_killed_vmm_is_told_and_the_container_is_over() {
 fn a_killed_run_leaves_its_container_to_others() {
     let place = Place::with(&["busybox"]);
     let before = place.traces();
-    let mut attached = place.start(&["run", "--rm", "--name", "box", &image("busybox"), "sh", "-c", "echo up; sleep 1000"]);
+    let mut attached =
+        place.start(&["run", "--rm", "--name", "box", &image("busybox"), "sh", "-c", "echo up; sleep 1000"]);
     attached.out.wait_for("up\n");
     attached.signal(Signal::SIGKILL);
     assert_eq!(attached.end().status, None);
@@ -85,7 +88,15 @@ fn a_guest_that_dies_is_told_with_its_last_words() {
     let place = Place::with(&["busybox"]);
     let before = place.traces();
     let ran = place.run(&[
-        "run", "--rm", "--cap-add", "ALL", "--security-opt", "systempaths=unconfined", &image("busybox"), "sh", "-c",
+        "run",
+        "--rm",
+        "--cap-add",
+        "ALL",
+        "--security-opt",
+        "systempaths=unconfined",
+        &image("busybox"),
+        "sh",
+        "-c",
         "mount -o remount,rw /proc; echo c >/proc/sysrq-trigger; sleep 1000",
     ]);
     assert_eq!((ran.status, ran.out.as_str()), (Some(125), ""), "{ran:?}");

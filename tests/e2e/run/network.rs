@@ -36,8 +36,20 @@ fn published_ports_lead_into_the_container() {
                 while True:\n  data, peer = s.recvfrom(9000); s.sendto(data.upper(), peer)\n";
     let script = format!("python3 -m http.server 80 & exec python3 -c \"{echo}\"");
     place.said(&[
-        "run", "-d", "--name", "echo", "-p", "127.0.0.1::80", "-p", "127.0.0.1::7/udp", "-w", "/etc", &image("python"),
-        "bash", "-c", &script,
+        "run",
+        "-d",
+        "--name",
+        "echo",
+        "-p",
+        "127.0.0.1::80",
+        "-p",
+        "127.0.0.1::7/udp",
+        "-w",
+        "/etc",
+        &image("python"),
+        "bash",
+        "-c",
+        &script,
     ]);
     place.start(&["logs", "-f", "echo"]).out.wait_for("up\n");
 
@@ -77,7 +89,13 @@ impl NameServer {
             assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
         }
         let mut dnsmasq = Command::new("dnsmasq");
-        dnsmasq.args(["--keep-in-foreground", "--log-facility=-", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
+        dnsmasq.args([
+            "--keep-in-foreground",
+            "--log-facility=-",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+        ]);
         dnsmasq.arg(format!("--listen-address={}", Self::ADDRESS));
         dnsmasq.args(["--address=/name.test/192.0.2.99", "--user=root"]);
         let mut dnsmasq = dnsmasq.stderr(Stdio::piped()).spawn().unwrap();
@@ -181,12 +199,14 @@ fn nothing_of_a_network_is_left() {
         run(command)
     };
 
-    let ran = in_namespace(&["run", "--rm", "-p", "127.0.0.1:8099:80", &busybox, "ip", "address", "show", "eth0"]);
+    let ran =
+        in_namespace(&["run", "--rm", "-p", "127.0.0.1:8099:80", &busybox, "ip", "address", "show", "eth0"]);
     assert!(ran.status == Some(0) && ran.out.contains("inet "), "{ran:?}");
     assert_eq!(host.traces(), before);
 
     // A supervisor and a VMM that were killed leave it to the next that looks.
-    let ran = in_namespace(&["run", "-d", "--name", "box", "-p", "127.0.0.1:8099:80", &busybox, "sleep", "1000"]);
+    let ran =
+        in_namespace(&["run", "-d", "--name", "box", "-p", "127.0.0.1:8099:80", &busybox, "sleep", "1000"]);
     assert_eq!(ran.status, Some(0), "{ran:?}");
     assert_ne!(host.traces(), before);
     super::killed::kill_all(&place);

@@ -144,7 +144,9 @@ pub fn image(name: &str) -> String {
     match daemon::registry() {
         Ok(()) => format!("{}/{name}", daemon::REGISTRY),
         // Without the lab there is no registry; the images are the same.
-        Err(daemon::Error::NotHere { .. }) => format!("oci:{}/oci:{name}", daemon::images().unwrap().display()),
+        Err(daemon::Error::NotHere { .. }) => {
+            format!("oci:{}/oci:{name}", daemon::images().unwrap().display())
+        }
         Err(error) => panic!("{error}"),
     }
 }

@@ -14,13 +14,33 @@ fn python_serves_a_volume() {
     fs::write(place.path("work/page"), "served by python\n").unwrap();
     let python = image("python");
     place.said(&[
-        "run", "-d", "--name", "web", "-p", "127.0.0.1::8000", "-v", ".:/srv:ro", "-w", "/srv", &python, "python3", "-u",
-        "-m", "http.server", "8000",
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "127.0.0.1::8000",
+        "-v",
+        ".:/srv:ro",
+        "-w",
+        "/srv",
+        &python,
+        "python3",
+        "-u",
+        "-m",
+        "http.server",
+        "8000",
     ]);
     assert_eq!(fetch(published(&place, "web", "8000/tcp"), "/page"), "served by python\n");
     let logs = place.run(&["logs", "web"]);
     assert!(logs.error.contains("GET /page"), "{logs:?}");
-    let sum = place.said(&["exec", "web", "python3", "-c", "import hashlib; print(hashlib.sha256(b'x').hexdigest()[:8])"]);
+    let sum = place.said(&[
+        "exec",
+        "web",
+        "python3",
+        "-c",
+        "import hashlib; print(hashlib.sha256(b'x').hexdigest()[:8])",
+    ]);
     assert_eq!(sum, "2d711642\n");
 }
 
@@ -29,7 +49,17 @@ fn web_servers_serve_log_and_end_as_they_are_told() {
     let place = Place::with(&["nginx", "httpd"]);
     fs::write(place.path("work/index.html"), "a page\n").unwrap();
     for name in ["nginx", "httpd"] {
-        place.said(&["run", "-d", "--name", name, "-p", "127.0.0.1::80", "-v", ".:/var/www/html:ro", &image(name)]);
+        place.said(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "-p",
+            "127.0.0.1::80",
+            "-v",
+            ".:/var/www/html:ro",
+            &image(name),
+        ]);
     }
     for name in ["nginx", "httpd"] {
         assert_eq!(fetch(published(&place, name, "80/tcp"), "/index.html"), "a page\n");
@@ -62,8 +92,17 @@ fn a_database_survives_its_containers() {
     let postgres = image("postgres");
     let start = || {
         place.said(&[
-            "run", "-d", "--name", "db", "-e", "POSTGRES_PASSWORD=secret", "-p", "127.0.0.1::5432", "-v",
-            "data:/var/lib/postgresql/data", &postgres,
+            "run",
+            "-d",
+            "--name",
+            "db",
+            "-e",
+            "POSTGRES_PASSWORD=secret",
+            "-p",
+            "127.0.0.1::5432",
+            "-v",
+            "data:/var/lib/postgresql/data",
+            &postgres,
         ]);
         place.start(&["logs", "-f", "db"]).error.wait_for("database system is ready to accept connections");
         published(&place, "db", "5432/tcp")

@@ -39,10 +39,14 @@ fn an_ordinary_user_runs_containers_and_owns_what_they_write() {
         run(command)
     };
     let busybox = image("busybox");
-    let ran = as_user(&["run", "--rm", "-v", ".:/data", &busybox, "sh", "-c", "id -u; echo mine >/data/file"]);
+    let ran =
+        as_user(&["run", "--rm", "-v", ".:/data", &busybox, "sh", "-c", "id -u; echo mine >/data/file"]);
     assert_eq!((ran.status, ran.out.as_str()), (Some(0), "0\n"), "{ran:?}");
     // It may say that there is no network, and no more than that.
-    assert!(ran.error.lines().all(|line| line.contains("network")) && ran.error.lines().count() <= 1, "{ran:?}");
+    assert!(
+        ran.error.lines().all(|line| line.contains("network")) && ran.error.lines().count() <= 1,
+        "{ran:?}"
+    );
     let metadata = fs::metadata(place.path("work/file")).unwrap();
     assert_eq!((metadata.uid(), metadata.gid()), (USER, USER));
 

@@ -19,7 +19,10 @@ fn a_volume_is_written_inside_and_read_outside() {
     let file = shared.join("from-inside");
     assert_eq!(fs::read_to_string(&file).unwrap(), "inside\n");
     let metadata = fs::metadata(&file).unwrap();
-    assert_eq!((metadata.uid(), metadata.gid(), metadata.permissions().mode() & 0o777, metadata.nlink()), (12, 34, 0o640, 2));
+    assert_eq!(
+        (metadata.uid(), metadata.gid(), metadata.permissions().mode() & 0o777, metadata.nlink()),
+        (12, 34, 0o640, 2)
+    );
     assert_eq!(fs::read_link(shared.join("a/link")).unwrap().to_str(), Some("../from-inside"));
     assert!(!shared.join("from-outside").exists() && shared.join("renamed").exists());
 
@@ -27,7 +30,10 @@ fn a_volume_is_written_inside_and_read_outside() {
     let source = format!("{}:/data:ro", shared.display());
     let script = "cat /data/from-inside; echo x 2>&1 >/data/new; rm /data/renamed 2>&1; mount -o remount,rw /data 2>&1";
     let ran = place.run(&["run", "--rm", "--cap-add", "ALL", "-v", &source, &busybox, "sh", "-c", script]);
-    assert!(ran.out.starts_with("inside\n") && ran.out.matches("Read-only file system").count() >= 2, "{ran:?}");
+    assert!(
+        ran.out.starts_with("inside\n") && ran.out.matches("Read-only file system").count() >= 2,
+        "{ran:?}"
+    );
     assert!(!shared.join("new").exists() && shared.join("renamed").exists());
 }
 
@@ -46,7 +52,8 @@ fn nothing_leads_out_of_a_volume() {
     let ran = place.run(&["run", "--rm", "-v", "./shared:/data", &image("busybox"), "sh", "-c", script]);
     assert_eq!(ran.out, "", "{ran:?}");
     assert_eq!(fs::read_to_string(place.path("work/secret")).unwrap(), "of the host\n");
-    let mut names: Vec<_> = fs::read_dir(place.path("work")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(place.path("work")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["secret", "shared"]);
     // A device of the guest's making is none of the host's.
@@ -74,9 +81,13 @@ fn what_a_container_writes_to_its_root_is_its_own_and_ends_with_it() {
     // On a disk there is as much room as was asked for, and in the guest's memory not taken from it.
     let script = "df -m / | tail -1 | awk '{print $2}'; dd if=/dev/zero of=/file bs=1M count=100 2>&1 | tail -1; \
                   dd if=/dev/zero of=/file bs=1M count=400 2>&1 | head -1";
-    let said = place.said(&["run", "--rm", "-m", "64M", "--storage-size", "300M", &busybox, "sh", "-c", script]);
+    let said =
+        place.said(&["run", "--rm", "-m", "64M", "--storage-size", "300M", &busybox, "sh", "-c", script]);
     let lines: Vec<&str> = said.lines().collect();
     let size: u32 = lines[0].parse().unwrap();
     assert!((240..=300).contains(&size), "{said}");
-    assert!(lines[1].starts_with("104857600 bytes") && lines[2].contains("No space left on device"), "{said}");
+    assert!(
+        lines[1].starts_with("104857600 bytes") && lines[2].contains("No space left on device"),
+        "{said}"
+    );
 }
