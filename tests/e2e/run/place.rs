@@ -44,7 +44,8 @@ impl Place {
             let ran = run(pull);
             assert_eq!(ran.status, Some(0), "pull {image}: {ran:?}");
         }
-        let copied = Command::new("cp").arg("-al").args([&pulled.join("data/."), &place.path("data")]).status();
+        let copied =
+            Command::new("cp").arg("-al").args([&pulled.join("data/."), &place.path("data")]).status();
         assert!(copied.unwrap().success());
         place
     }
