@@ -20,8 +20,8 @@ fn images_that_are_not_there() {
     }
     let before = place.traces();
     let nothing = format!("{registry}/no-such-image");
-    place.refuses(&["run", &nothing, "true"], 125, &nothing);
-    place.refuses(&["pull", &nothing], 1, &nothing);
+    place.refuses(&["run", &nothing, "true"], 125, "no-such-image");
+    place.refuses(&["pull", &nothing], 1, "no-such-image");
     let tag = format!("{registry}/busybox:no-such-tag");
     place.refuses(&["run", &tag, "true"], 125, "no-such-tag");
     let digest = format!("{registry}/busybox@sha256:{:064}", 7);
@@ -89,7 +89,7 @@ fn flags_that_cannot_be_obeyed() {
     for (flags, words) in [
         (["--cpus", "0"], "--cpus"),
         (["--cpus", "1000"], "--cpus"),
-        (["-m", "1M"], "1M"),
+        (["-m", "1M"], "1 MiB"),
         (["-m", "much"], "much"),
         (["-m", "1000T"], "1000T"),
         (["-v", "/no/such/directory:/data"], "/no/such/directory"),

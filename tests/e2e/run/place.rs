@@ -23,8 +23,9 @@ pub struct Place {
 impl Place {
     /// A place with an empty store of images.
     pub fn empty() -> Self {
-        let directory = tempfile::Builder::new().prefix("rvm-").tempdir_in("/var/tmp").unwrap();
-        for name in ["runtime", "data", "work"] {
+        // Short names: the paths of Unix sockets have at most 107 bytes, and an id has 64.
+        let directory = tempfile::Builder::new().prefix("rvm").rand_bytes(5).tempdir_in("/var/tmp").unwrap();
+        for name in ["run", "data", "work"] {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
         Self { directory }
@@ -63,7 +64,7 @@ impl Place {
     /// `rvm` with these arguments, without input, in `work`.
     pub fn rvm<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
         let mut command = rvm(arguments);
-        command.env("RVM_RUNTIME", self.path("runtime")).env("RVM_DATA", self.path("data"));
+        command.env("RVM_RUNTIME", self.path("run")).env("RVM_DATA", self.path("data"));
         command.current_dir(self.path("work"));
         command
     }
@@ -100,7 +101,7 @@ impl Place {
 
     /// Processes of this place: supervisors, VMMs, and what else they started.
     pub fn processes(&self) -> Vec<(u32, String)> {
-        let runtime = self.text("runtime");
+        let runtime = self.text("run");
         let of_place = |pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment
@@ -117,7 +118,7 @@ impl Place {
     /// Everything in and around the place that a container can leave: files, processes, mounts.
     pub fn traces(&self) -> BTreeSet<String> {
         let mut traces = BTreeSet::new();
-        for part in ["runtime", "data/containers", "data/tmp", "work"] {
+        for part in ["run", "data/containers", "data/tmp", "work"] {
             let files = files_in(&self.path(part)).into_iter().filter(|path| !is_for_all(path));
             traces.extend(files.map(|path| path.display().to_string()));
         }

@@ -24,7 +24,7 @@ fn group_of_kvm() -> u32 {
 #[test]
 fn an_ordinary_user_runs_containers_and_owns_what_they_write() {
     let place = Place::empty();
-    for part in ["runtime", "data", "work"] {
+    for part in ["run", "data", "work"] {
         chown(place.path(part), Some(USER), Some(USER)).unwrap();
     }
     fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
