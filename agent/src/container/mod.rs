@@ -13,7 +13,7 @@
 //! has to reap them: nothing here waits for one, and what is known of a process comes from its pidfd.
 //!
 //! The way of a container: its specification is checked ([`plan`]), its group is made ([`cgroup`]), and a process of
-//! one thread ([`child`]) makes the rest and becomes the user's program.
+//! one thread ([`child()`]) makes the rest and becomes the user's program.
 //!
 //! Not here: streams (the caller brings descriptors), events, and who may ask.
 
@@ -40,7 +40,7 @@ use plan::Plan;
 use plan::namespaces::IdMaps;
 pub use process::{Executed, Stdio, WindowSize};
 
-/// The first argument of the program when it is to call [`child`] and end.
+/// The first argument of the program when it is to call [`child()`] and end.
 pub const CHILD: &str = "container-child";
 
 /// What the program does that [`Runtime`] runs: it takes an order from standard input.
@@ -114,7 +114,7 @@ impl Runtime {
         Self::new("/proc/self/exe", "/sys/fs/cgroup")
     }
 
-    /// A runtime that runs `program` (which has to call [`child`]), and has its groups below `cgroups`.
+    /// A runtime that runs `program` (which has to call [`child()`]), and has its groups below `cgroups`.
     pub fn new(program: impl Into<PathBuf>, cgroups: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), cgroups: cgroups.into() }
     }

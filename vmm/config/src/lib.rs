@@ -14,7 +14,9 @@ mod storage;
 mod units;
 
 pub use control::Control;
-pub use limits::{ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MAX_TAG, MIN_MEMORY};
+pub use limits::{
+    ConfigError, MAX_CMDLINE, MAX_CPUS, MAX_DEVICES, MAX_MEMORY, MAX_SOCKET_PATH, MAX_TAG, MIN_MEMORY,
+};
 pub use machine::{Balloon, Console, Kernel, VmConfig};
 pub use network::{MacAddress, Net, NetHost, Socket, Tap, Vsock};
 pub use options::OptionError;

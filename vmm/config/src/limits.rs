@@ -24,7 +24,7 @@ pub const MAX_TAG: usize = 36;
 /// Longest name of a network interface, in bytes (IFNAMSIZ without the closing zero).
 const MAX_TAP_NAME: usize = 15;
 /// Longest path of the vsock socket: sun_path holds 108 bytes, `_<port>` takes up to 11 and the end one.
-const MAX_SOCKET_PATH: usize = 96;
+pub const MAX_SOCKET_PATH: usize = 96;
 
 /// What is wrong with a machine; each names the field, what it says, and what it may say.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,7 @@
 //! ```text
 //!  $RVM_RUNTIME, or /run/rvm (root), or $XDG_RUNTIME_DIR/rvm     0700
 //!  ├── lock                 held while names are compared and a sandbox is added
-//!  └── sandboxes/ID/
+//!  └── sandboxes/ID/        the first digits of it: the path of a socket has to be short
 //!      ├── record.json      what was asked for; written once, by `rvm run`
 //!      ├── status.json      how it stands; replaced by its supervisor
 //!      ├── alive            locked by the supervisor as long as that lives
@@ -58,6 +58,12 @@ pub enum StateError {
         /// What is wrong.
         reason: serde_json::Error,
     },
+    /// Too long for the path of a socket.
+    #[error(
+        "the runtime directory is too deep for sockets: '{}' is longer than the system takes; name a shorter one in \
+         RVM_RUNTIME", .0.display()
+    )]
+    Long(PathBuf),
     /// Nobody of that name.
     #[error("no container '{0}'; `rvm ps -a` lists all")]
     Unknown(String),
@@ -125,7 +131,8 @@ impl Runtime {
         if let Some((_, other)) = self.list()?.into_iter().find(|(_, other)| other.name == record.name) {
             return Err(StateError::NameTaken { name: other.name, id: short(&other.id).to_owned() });
         }
-        let directory = Directory { path: self.sandboxes().join(&record.id) };
+        let directory = Directory { path: self.sandboxes().join(short(&record.id)) };
+        directory.fits_sockets()?;
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         builder.create(&directory.path).map_err(failed("make the directory", &directory.path))?;
@@ -199,6 +206,14 @@ impl Directory {
     /// The VMM's socket.
     pub fn vsock(&self) -> PathBuf {
         self.path.join("vsock")
+    }
+
+    /// Whether the sockets in it have paths that the system takes.
+    fn fits_sockets(&self) -> Result<(), StateError> {
+        match self.vsock().as_os_str().len() {
+            0..=rvm_config::MAX_SOCKET_PATH => Ok(()),
+            _ => Err(StateError::Long(self.path.clone())),
+        }
     }
 
     /// What was asked for.

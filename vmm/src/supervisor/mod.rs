@@ -81,7 +81,6 @@ pub struct Sandbox {
 struct Commands {
     client: Client,
     reader: OwnedReadHalf,
-    listener: UnixListener,
     /// Where every command hears of the end.
     outcome: watch::Receiver<Option<Outcome>>,
     /// Held by whoever still has something to say to a command.
@@ -109,15 +108,13 @@ async fn supervise(directory: &Directory) -> io::Result<()> {
     let alive = directory.supervise().map_err(io::Error::other)?;
     let _alive = alive.ok_or_else(|| io::Error::other("the sandbox has a supervisor already"))?;
     let record = directory.record().map_err(io::Error::other)?;
-    let layers = record.image.layers.iter().map(PathBuf::as_path);
-    let _layers_held = Hold::take(layers).map_err(io::Error::other)?;
     let (reader, writer) = first_command()?.into_split();
-    let (client, listener) = (Client::new(writer), UnixListener::bind(directory.control())?);
+    let client = Client::new(writer);
     let (publish, outcome) = watch::channel(None);
     let (busy, mut all_told) = mpsc::channel(1);
 
     let mut status = Status { supervisor: std::process::id(), ..Status::default() };
-    let commands = Commands { client: client.clone(), reader, listener, outcome, busy };
+    let commands = Commands { client: client.clone(), reader, outcome, busy };
     let ended = live(directory, &record, &mut status, commands).await;
     finish(directory, &record, status, &ended);
 
@@ -146,6 +143,8 @@ fn first_command() -> io::Result<UnixStream> {
 
 /// With a network around it.
 async fn live(directory: &Directory, record: &Record, status: &mut Status, commands: Commands) -> Outcome {
+    // Before anything is said, so that the layers are held without a gap.
+    let _layers_held = Hold::take(record.image.layers.iter().map(PathBuf::as_path)).map_err(failed)?;
     let log = LogWriter::create(&record.log()).map_err(BootError::host("make the log")).map_err(failed)?;
     directory.set_status(status).map_err(failed)?;
     let mut network = boot::open_network(directory, record).await.map_err(failed)?;
@@ -187,7 +186,10 @@ async fn in_machine(
     machine: &Machine,
     log: LogWriter,
 ) -> Outcome {
-    let Commands { client, mut reader, listener, outcome, busy } = commands;
+    let Commands { client, mut reader, outcome, busy } = commands;
+    let listener =
+        UnixListener::bind(directory.control()).map_err(BootError::host("make the supervisor's socket"));
+    let listener = listener.map_err(failed)?;
     let attach = sessions::read_attach(&mut reader).await.map_err(failed)?;
     let (agent, stdio) =
         boot::make_container(directory, record, machine, network, attach.size).await.map_err(failed)?;

@@ -1,7 +1,7 @@
 //! What a container is to be: the OCI specification, checked, as numbers that the kernel takes.
 //!
 //! Everything is refused here that is not supported or cannot be meant; nothing is opened, nothing is asked of
-//! the kernel. The plan goes to the process that makes the container ([`super::child`]).
+//! the kernel. The plan goes to the process that makes the container ([`super::child()`]).
 
 pub mod mounts;
 pub mod namespaces;
@@ -17,7 +17,7 @@ use mounts::Mount;
 use namespaces::{IdMaps, Namespaces};
 use process::ProcessPlan;
 
-/// Everything that [`super::child`] needs to know of a container.
+/// Everything that [`super::child()`] needs to know of a container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Its name.

@@ -27,6 +27,11 @@ enum Kind {
 }
 
 impl Shown {
+    /// Shows, on a terminal alone, what keeps a container from its start.
+    pub fn of_run() -> Self {
+        Self::new(!io::stderr().is_terminal())
+    }
+
     /// Shows nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let kind = match (quiet, io::stderr().is_terminal()) {

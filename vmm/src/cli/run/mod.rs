@@ -171,7 +171,7 @@ fn resolve(store: &Store, args: &RunArgs) -> Result<images::Image, RunError> {
     let source: ImageSource = args.image.parse().map_err(ImageError::from)?;
     let mut options = Options::from_environment().map_err(ImageError::from)?;
     options.policy = args.pull.0;
-    Ok(images::resolve(store, &source, &options, &Shown::new(false))?)
+    Ok(images::resolve(store, &source, &options, &Shown::of_run())?)
 }
 
 fn record(args: &RunArgs, store: &Store, image: &images::Image) -> Result<Record, RunError> {
