@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use rvm_agent_proto::mount_request::Source;
 use rvm_agent_proto::{
-    CreateRequest, Disk, MountRequest, Overlay, StartRequest, Streams, Tmpfs, WaitRequest, WaitResponse,
+    ConfigureRequest, CreateRequest, Disk, MountRequest, Overlay, StartRequest, Streams, Tmpfs, WaitRequest,
+    WaitResponse,
 };
 use rvm_config::VmConfig;
 use rvm_sandbox::agent::Agent;
@@ -74,6 +75,8 @@ impl Guest {
 
     /// Mounts the disk with a writable layer over it, where [`spec`] has the root.
     async fn mount_root(&self) {
+        // Makes the files with names, one of which every container here has.
+        self.agent.sandbox().configure(ConfigureRequest::default()).await.unwrap();
         let disk = Disk { id: "root".into(), partition: 0, fs_type: "ext4".into() };
         self.mount("/run/rvm/layer", Source::Disk(disk), &["ro"]).await.unwrap();
         self.mount("/run/rvm/upper", Source::Tmpfs(Tmpfs::default()), &[]).await.unwrap();
