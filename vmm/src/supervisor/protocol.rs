@@ -271,7 +271,7 @@ pub fn read(from: &mut impl Read) -> io::Result<Option<(Kind, Vec<u8>)>> {
     Ok(Some((kind, payload)))
 }
 
-/// [`write`], in the supervisor.
+/// [`write()`], in the supervisor.
 pub async fn send(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> io::Result<()> {
     to.write_all(&header(kind, payload)?).await?;
     to.write_all(payload).await

@@ -10,6 +10,7 @@ use crate::supervisor::protocol::Request;
 
 /// Containers by their names or ids.
 #[derive(Args, Debug)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct NameArgs {
     /// Name or id of a container
     #[arg(value_name = "CONTAINER", required = true)]
@@ -25,6 +26,7 @@ impl NameArgs {
 
 /// The flags of `rvm stop`.
 #[derive(Args, Debug)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct StopArgs {
     /// Seconds to wait before the container is killed
     #[arg(short, long, alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
@@ -38,6 +40,7 @@ pub struct StopArgs {
 
 /// The flags of `rvm kill`.
 #[derive(Args, Debug)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct KillArgs {
     /// Signal to send
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
@@ -48,6 +51,7 @@ pub struct KillArgs {
 
 /// The flags of `rvm rm`.
 #[derive(Args, Debug)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct RmArgs {
     /// Kill it first if it runs; no error if there is none
     #[arg(short, long)]

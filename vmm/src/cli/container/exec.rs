@@ -14,6 +14,7 @@ use crate::supervisor::protocol::{Exec, Request};
 
 /// The flags of `rvm exec`.
 #[derive(Args, Debug)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct ExecArgs {
     /// Keep standard input open
     #[arg(short, long)]

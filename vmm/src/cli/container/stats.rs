@@ -13,6 +13,7 @@ use crate::supervisor::protocol::{Reply, Request, Usage};
 
 /// The flags of `rvm stats`.
 #[derive(Args, Debug)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct StatsArgs {
     /// Print once and end
     #[arg(long)]

@@ -13,6 +13,7 @@ use super::{FAILED, failed, status, store};
 use crate::logging::say;
 
 #[derive(Args)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct LoadArgs {
     /// The archive: of an OCI image layout, or written by docker save; may be compressed [default: standard input]
     #[arg(short, long, value_name = "FILE")]
@@ -23,6 +24,7 @@ pub struct LoadArgs {
 }
 
 #[derive(Args)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct SaveArgs {
     /// Names, or the first digits of digests
     #[arg(value_name = "IMAGE", required = true)]

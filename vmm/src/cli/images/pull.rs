@@ -7,6 +7,7 @@ use super::progress::Shown;
 use super::{failed, status, store};
 
 #[derive(Args)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the brackets of a help text are no links")]
 pub struct PullArgs {
     /// NAME[:TAG|@DIGEST], or a place on this machine: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE")]
