@@ -37,7 +37,11 @@ pub fn report(error: &Error) -> u8 {
             let line = first.join(" ");
             let line = line.strip_prefix("error: ").unwrap_or(&line);
             logging::say(&format!("{line}; --help lists what can be given"));
-            status(Status::Usage)
+            match error.kind() {
+                // Nobody's command.
+                ErrorKind::InvalidSubcommand => Status::Usage.into(),
+                _ => status(Status::Usage),
+            }
         }
     }
 }
