@@ -91,7 +91,7 @@ fn flags_that_cannot_be_obeyed() {
         (["--cpus", "1000"], "--cpus"),
         (["-m", "1M"], "1 MiB"),
         (["-m", "much"], "much"),
-        (["-m", "1000T"], "1000T"),
+        (["-m", "1000T"], "1000 TiB"),
         (["-v", "/no/such/directory:/data"], "/no/such/directory"),
         (["-v", "relative:path"], "relative:path"),
         (["-p", "70000:1"], "70000"),
@@ -106,7 +106,7 @@ fn flags_that_cannot_be_obeyed() {
         (["--name", "a/b"], "a/b"),
         (["--pull", "sometimes"], "sometimes"),
         (["--privileged", "--rm"], "--privileged"),
-        (["--storage-size", "1K"], "1K"),
+        (["--storage-size", "1K"], "1 KiB"),
         (["--sysctl", "kernel"], "kernel"),
         (["--sysctl", "kernel.no_such_parameter=1"], "no_such_parameter"),
     ] {

@@ -75,6 +75,7 @@ fn a_container_that_forks_without_end_can_be_removed() {
     let pids: u32 = stats.lines().nth(1).unwrap().split_whitespace().last().unwrap().parse().unwrap();
     assert!(pids <= 100, "{stats}");
     assert_eq!(place.said(&["rm", "-f", "bomb"]), "bomb\n");
+    drop(logs);
     assert_eq!(place.traces(), before);
 }
 

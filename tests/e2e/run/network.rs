@@ -126,7 +126,7 @@ fn names_are_resolved_and_the_host_is_reached() {
         peer
     });
     let script = format!(
-        "cat /etc/resolv.conf; nslookup name.test | tail -3; nc 192.0.2.53 {port}; ip -o address show dev eth0"
+        "cat /etc/resolv.conf; nslookup name.test; nc 192.0.2.53 {port}; ip -o address show dev eth0"
     );
     let dns = NameServer::ADDRESS.to_string();
     let said = place.said(&["run", "--rm", "--dns", &dns, &image("busybox"), "sh", "-c", &script]);
@@ -171,7 +171,7 @@ impl Namespace {
 
     /// Everything of the network that can be left: links, addresses, routes, rules, sockets.
     fn traces(&self) -> String {
-        ["ip -o link", "ip -o address", "ip route", "nft list ruleset", "ss -Hanp"]
+        ["ip -o link", "ip -o address", "ip route", "nft list ruleset", "ss -Hantup"]
             .map(|command| format!("{command}:\n{}", self.said(&command.split(' ').collect::<Vec<_>>())))
             .concat()
     }

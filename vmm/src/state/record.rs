@@ -1,5 +1,6 @@
 //! What was asked of a sandbox: everything that its supervisor needs to make it, and that `inspect` shows.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
@@ -40,6 +41,8 @@ pub struct Record {
     pub publish: Vec<Publish>,
     /// Name servers, instead of the host's.
     pub dns: Vec<std::net::IpAddr>,
+    /// Kernel parameters of the guest; those of the container are in `spec`.
+    pub sysctls: BTreeMap<String, String>,
     /// Directories of the host.
     pub volumes: Vec<Volume>,
     /// Where what may become large is kept: below the data directory, not in memory.

@@ -205,6 +205,7 @@ async fn configure(agent: &Agent, record: &Record, network: &Network) -> Result<
         hostname: Some(record.hostname.clone()),
         time_ns: i64::try_from(now.as_nanos()).ok(),
         entropy,
+        sysctls: record.sysctls.clone().into_iter().collect(),
         interfaces: network.interfaces.clone(),
         routes: network.routes.clone(),
         dns: network.dns.clone(),

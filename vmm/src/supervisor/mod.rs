@@ -237,6 +237,10 @@ impl Sandbox {
             () = self.time_limit() => self.wait("").await,
             end = self.machine.ended() => Err(failed(MachineError::Ended(Box::new(end)))),
         };
+        let exit = match exit {
+            Err(refusal) => Err(self.because_of_the_machine(refusal).await),
+            exit => exit,
+        };
         input.abort();
         // What the process wrote before its end is under way still. A machine that is gone closed its streams.
         let drained = async { while outputs.join_next().await.is_some() {} };
@@ -244,6 +248,14 @@ impl Sandbox {
             logging::say("output did not end with the process that wrote it");
         }
         exit
+    }
+
+    /// An agent that does not answer any more is a consequence, where the machine ended.
+    async fn because_of_the_machine(&self, refusal: Refusal) -> Refusal {
+        match tokio::time::timeout(KILL_PATIENCE, self.machine.ended()).await {
+            Ok(end) => failed(MachineError::Ended(Box::new(end))),
+            Err(_) => refusal,
+        }
     }
 
     /// A name for one more process.

@@ -185,8 +185,11 @@ fn record(args: &RunArgs, store: &Store, image: &images::Image) -> Result<Record
         .map(|(number, volume)| (share_target(number), volume.destination.clone(), volume.read_only));
     let placed = spec::Placed { hostname: &hostname, rootfs: ROOTFS, binds: binds.collect(), memory };
     let spec = spec::spec(args, &image.config, placed)?;
+    let sysctls =
+        spec::sysctls(&args.sysctl)?.into_iter().filter(|(name, _)| spec::is_of_guest(name)).collect();
     let stop_signal = args.stop_signal.clone().or_else(|| image.config.stop_signal().clone());
     let stop_signal = stop_signal.as_deref().map_or(Ok(libc::SIGTERM), signals::parse);
+    let storage_size = args.storage_size.map(Size::is_storage).transpose().map_err(RunError::Value)?;
     let vm_memory = (memory.0 + GUEST_MEMORY).div_ceil(1 << 20).max(rvm_config::MIN_MEMORY.mib().into());
     Ok(Record {
         name: name(args, &id)?,
@@ -211,7 +214,8 @@ fn record(args: &RunArgs, store: &Store, image: &images::Image) -> Result<Record
         publish: args.publish.iter().flat_map(|ports| ports.0.clone()).collect(),
         dns: args.dns.clone(),
         volumes,
-        storage_size: args.storage_size.map(|size| size.0),
+        sysctls,
+        storage_size: storage_size.map(|size| size.0),
         tty: args.tty,
         interactive: args.interactive,
         remove: args.rm,

@@ -4,6 +4,8 @@
 //! The network namespace is the guest's: the whole virtual machine is this container's. There is no system call
 //! filter unless one is asked for: the kernel behind the calls is the container's own.
 
+use std::collections::BTreeMap;
+
 use oci_spec::image;
 use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
@@ -136,8 +138,13 @@ pub fn spec(args: &RunArgs, image: &image::Config, placed: Placed<'_>) -> Result
         "maskedPaths": paths(MASKED_PATHS),
         "readonlyPaths": paths(READONLY_PATHS),
     });
-    if !args.sysctl.is_empty() {
-        linux["sysctl"] = Value::Object(sysctls(&args.sysctl)?);
+    let own: Map<String, Value> = sysctls(&args.sysctl)?
+        .into_iter()
+        .filter(|(name, _)| !is_of_guest(name))
+        .map(|(name, value)| (name, value.into()))
+        .collect();
+    if !own.is_empty() {
+        linux["sysctl"] = Value::Object(own);
     }
     if let Some(profile) = seccomp(&args.security_opt)? {
         linux["seccomp"] = profile;
@@ -215,12 +222,18 @@ fn resources(args: &RunArgs, memory: Size) -> Value {
     resources
 }
 
-fn sysctls(given: &[String]) -> Result<Map<String, Value>, RunError> {
+/// Kernel parameters by name.
+pub fn sysctls(given: &[String]) -> Result<BTreeMap<String, String>, RunError> {
     let pairs = given.iter().map(|text| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), Value::from(value))),
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(RunError::Sysctl(text.clone())),
     });
     pairs.collect()
+}
+
+/// Whether a parameter is one of the network, whose namespace is the guest's.
+pub fn is_of_guest(name: &str) -> bool {
+    name.starts_with("net.")
 }
 
 fn mounts(args: &RunArgs, placed: &Placed<'_>) -> Vec<Value> {

@@ -1,15 +1,20 @@
 //! Values of flags of `rvm run`, parsed and bounded: what they mean, without touching the host.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use rvm_config::MAX_CPUS;
+use rvm_config::{MAX_CPUS, MAX_MEMORY};
 use rvm_sandbox::images::PullPolicy;
 use rvm_sandbox::network::NetworkMode;
 
 /// Least memory of a container, in bytes: Docker's.
 const MIN_MEMORY: u64 = 6 << 20;
+/// Least size of a disk, in bytes: ext4 takes some MiB for itself.
+const MIN_STORAGE: u64 = 16 << 20;
+/// Most size of a disk, in bytes: what ext4 has with blocks of 4 KiB.
+const MAX_STORAGE: u64 = 16 << 40;
 
 /// A number of bytes: `64m`, `1G`, `1073741824`; units b, k, m, g, t of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,15 +57,25 @@ impl fmt::Display for Size {
 }
 
 impl Size {
-    /// Whether a container may have so much memory and no more.
+    /// Whether a container may have so much memory.
     pub fn is_memory(self) -> Result<Self, String> {
-        match self.0 {
-            MIN_MEMORY.. => Ok(self),
-            _ => Err(format!(
-                "cannot give a container {self} of memory: at least {}; give more with -m",
-                Size(MIN_MEMORY)
-            )),
+        self.within(MIN_MEMORY..=MAX_MEMORY.bytes(), "give a container", "of memory", "-m")
+    }
+
+    /// Whether a container's disk may be so large.
+    pub fn is_storage(self) -> Result<Self, String> {
+        self.within(MIN_STORAGE..=MAX_STORAGE, "give a container a disk of", "", "--storage-size")
+    }
+
+    fn within(self, bounds: RangeInclusive<u64>, what: &str, of: &str, flag: &str) -> Result<Self, String> {
+        if bounds.contains(&self.0) {
+            return Ok(self);
         }
+        let space = if of.is_empty() { "" } else { " " };
+        let (least, most) = (Self(*bounds.start()), Self(*bounds.end()));
+        Err(format!(
+            "cannot {what} {self}{space}{of}: {least} to {most} is possible; give another size with {flag}"
+        ))
     }
 }
 
