@@ -119,7 +119,6 @@ fn signals_are_sent_and_an_end_that_does_not_come_is_made() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn files_go_in_and_out() {
     let place = Place::with(&["busybox"]);
     place.said(&["run", "-d", "--name", "box", &image("busybox"), "sleep", "1000"]);

@@ -82,7 +82,6 @@ fn commands_that_cannot_run() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn flags_that_cannot_be_obeyed() {
     let place = Place::with(&["busybox"]);
     let busybox = image("busybox");

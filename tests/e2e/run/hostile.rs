@@ -65,7 +65,6 @@ fn a_flood_into_the_log_ends_at_the_logs_size() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_container_that_forks_without_end_can_be_removed() {
     let place = Place::with(&["busybox"]);
     let before = place.traces();

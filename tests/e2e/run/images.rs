@@ -126,7 +126,6 @@ fn images_go_out_and_come_in_as_archives() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_directory_is_a_root_file_system_and_stays_as_it_is() {
     let place = Place::empty();
     let root = place.path("work/root");
@@ -205,7 +204,6 @@ fn whiteouts_attributes_and_modes_are_as_the_layers_say() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_layer_never_leaves_its_place() {
     let place = Place::empty();
     let outside = place.path("work/outside");
@@ -256,7 +254,6 @@ fn a_layer_never_leaves_its_place() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_layer_that_is_not_what_its_digest_says_is_never_used() {
     let place = Place::empty();
     let mut layout = Layout::new(&place.path("work/layout")).unwrap();
@@ -281,7 +278,6 @@ fn a_layer_that_is_not_what_its_digest_says_is_never_used() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_pull_that_fills_the_disk_leaves_nothing_that_is_used() {
     let place = Place::empty();
     let mut mount = Command::new("mount");
