@@ -11,7 +11,7 @@
 //! can be using it, whoever was killed in which order, and no file has to say so.
 //!
 //! The bridge and the firewall's tables come with the first sandbox and go with the last. Both happen under a lock of
-//! the runtime directory; with another runtime directory one can collide, and loses: see [`Bridge::plug`].
+//! the host (`place.rs`). Who cannot have it can collide, and loses: see [`Bridge::plug`].
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -128,9 +128,12 @@ fn own_bridge() -> Result<Option<u32>, NetworkError> {
         return Ok(None);
     };
     let mut netlink = Netlink::route().map_err(failed)?;
-    match link::mac(&mut netlink, index).map_err(failed)? {
-        Some(mac) if subnet::is_own(mac) => Ok(Some(index)),
-        _ => Err(NetworkError::ForeignBridge),
+    match link::mac(&mut netlink, index) {
+        Ok(Some(mac)) if subnet::is_own(mac) => Ok(Some(index)),
+        Ok(_) => Err(NetworkError::ForeignBridge),
+        // It went between the two questions.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(failed(error)),
     }
 }
 

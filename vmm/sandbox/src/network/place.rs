@@ -2,6 +2,7 @@
 //! nft take.
 
 use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use super::{Identity, NetworkError, firewall};
 
 /// How often another runtime directory may take the bridge away while a sandbox is being connected.
 const MOST_TRIES: u32 = 5;
+
+/// Where the lock is that all who manage the bridge share.
+const LOCKED: &str = "/run/rvm";
 
 /// A sandbox's place on the bridge. Dropped, it is given back.
 pub struct Place {
@@ -84,11 +88,26 @@ fn connect(vm_id: &str) -> Result<(OwnedFd, Identity), NetworkError> {
 }
 
 /// Waits until nobody else changes bridge and rules. Whoever has the lock waits for nothing but the kernel and nft.
-/// The directory itself is locked, and stays.
+/// The directory itself is locked, and stays. There is one bridge however many runtime directories there are, so all
+/// lock the same, but those who may not make it there: root in a user namespace.
 fn lock(runtime_dir: &Path) -> Result<Flock<File>, NetworkError> {
-    let path = runtime_dir.join("network");
-    let failed = |source| NetworkError::Io { attempt: format!("lock {}", path.display()), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
-    let directory = File::open(&path).map_err(failed)?;
-    Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))
+    let directory = directory(Path::new(LOCKED))
+        .or_else(|_| directory(runtime_dir))
+        .map_err(|(path, source)| failed_to_lock(&path, source))?;
+    let (path, directory) = directory;
+    Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| failed_to_lock(&path, errno.into()))
+}
+
+/// The directory to lock below one for what runs, made if it is not there.
+fn directory(below: &Path) -> Result<(PathBuf, File), (PathBuf, io::Error)> {
+    let path = below.join("network");
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    match made.and_then(|()| File::open(&path)) {
+        Ok(directory) => Ok((path, directory)),
+        Err(source) => Err((path, source)),
+    }
+}
+
+fn failed_to_lock(path: &Path, source: io::Error) -> NetworkError {
+    NetworkError::Io { attempt: format!("lock {}", path.display()), source }
 }
