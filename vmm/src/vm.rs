@@ -180,7 +180,7 @@ fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
     if let Some(vsock) = &config.vsock {
         devices.push(Box::new(Vsock::open(vsock)?));
     }
-    if let Some(balloon) = config.balloon.as_ref().map(Balloon::new) {
+    if let Some(balloon) = config.balloon.as_ref().map(|balloon| Balloon::new(balloon, config.memory)) {
         handles.balloon = Some(balloon.control());
         devices.push(Box::new(balloon));
     }

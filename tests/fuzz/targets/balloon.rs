@@ -37,7 +37,7 @@ fn far(input: &mut Input) -> u64 {
 
 fuzz_target!(|input: &[u8]| {
     let config = rvm_config::Balloon { size: MemorySize::from_mib(1), ..Default::default() };
-    let mut driver = attack(Box::new(Balloon::new(&config)), input, request);
+    let mut driver = attack(Box::new(Balloon::new(&config, MemorySize::from_mib(256))), input, request);
 
     driver.initialise(u64::MAX);
     let page = 15 << 20;

@@ -59,8 +59,9 @@ pub struct Kernel {
 pub struct Balloon {
     /// How much memory to take from the guest at start.
     pub size: MemorySize,
-    /// Let the guest say which of its pages are free, and give those back to the host.
-    pub free_page_reporting: bool,
+    /// Let the guest say which of its pages are free, and give those back to the host. Without a word, only a guest
+    /// large enough does: see [`Balloon::reports_free_pages`].
+    pub free_page_reporting: Option<bool>,
     /// Let the guest take memory back from the balloon rather than run out of it.
     pub deflate_on_oom: bool,
 }
@@ -101,11 +102,20 @@ impl Default for VmConfig {
 
 impl Default for Balloon {
     fn default() -> Self {
-        Self { size: MemorySize::from_mib(0), free_page_reporting: true, deflate_on_oom: true }
+        Self { size: MemorySize::from_mib(0), free_page_reporting: None, deflate_on_oom: true }
     }
 }
 
-/// `SIZE[,reporting=off][,deflate-on-oom=off]`
+impl Balloon {
+    /// Whether a guest with this much memory may report free pages. Linux takes up to 32 blocks of 4 MiB off its free
+    /// lists for as long as a report is under way: a guest of less than twice that has nothing left meanwhile, and
+    /// may kill a process for it.
+    pub fn reports_free_pages(&self, memory: MemorySize) -> bool {
+        self.free_page_reporting.unwrap_or(memory >= MemorySize::from_mib(256))
+    }
+}
+
+/// `SIZE[,reporting=on|off][,deflate-on-oom=off]`
 impl FromStr for Balloon {
     type Err = OptionError;
 
@@ -114,7 +124,7 @@ impl FromStr for Balloon {
         for (key, given) in pairs(text, "size") {
             match key {
                 "size" => balloon.size = value("size", given)?,
-                "reporting" => balloon.free_page_reporting = flag("reporting", given)?,
+                "reporting" => balloon.free_page_reporting = Some(flag("reporting", given)?),
                 "deflate-on-oom" => balloon.deflate_on_oom = flag("deflate-on-oom", given)?,
                 _ => {
                     let known = "size, reporting, deflate-on-oom";
@@ -152,6 +162,16 @@ mod tests {
     fn an_empty_object_is_the_default_machine() {
         let parsed: VmConfig = serde_json::from_str("{}").expect("it parses");
         assert_eq!(parsed, VmConfig::default());
+    }
+
+    #[test]
+    fn only_a_guest_with_memory_to_spare_reports_free_pages_unasked() {
+        let reports = |balloon: &str, mib| {
+            let balloon: Balloon = balloon.parse().expect("it parses");
+            balloon.reports_free_pages(MemorySize::from_mib(mib))
+        };
+        assert!(reports("0", 256) && !reports("0", 255));
+        assert!(reports("0,reporting=on", 64) && !reports("0,reporting=off", 4096));
     }
 
     #[test]

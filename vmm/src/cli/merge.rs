@@ -46,7 +46,7 @@ pub struct BootArgs {
     /// Socket device: SOCKET[,cid=N]
     #[arg(long, value_name = "VSOCK")]
     vsock: Option<Vsock>,
-    /// Memory balloon: SIZE[,reporting=off][,deflate-on-oom=off] [default: 0M]
+    /// Memory balloon: SIZE[,reporting=on|off][,deflate-on-oom=off] [default: 0M]
     #[arg(long, value_name = "BALLOON", conflicts_with = "no_balloon")]
     balloon: Option<Balloon>,
     /// No memory balloon

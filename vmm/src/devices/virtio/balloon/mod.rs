@@ -66,11 +66,11 @@ pub struct BalloonControl {
 }
 
 impl Balloon {
-    /// A balloon as `config` describes it.
-    pub fn new(config: &rvm_config::Balloon) -> Self {
+    /// A balloon as `config` describes it, for a guest with so much memory.
+    pub fn new(config: &rvm_config::Balloon, memory: MemorySize) -> Self {
         let mut features = 1 << VIRTIO_RING_F_EVENT_IDX;
         features |= if config.deflate_on_oom { DEFLATE_ON_OOM } else { 0 };
-        features |= if config.free_page_reporting { PAGE_REPORTING } else { 0 };
+        features |= if config.reports_free_pages(memory) { PAGE_REPORTING } else { 0 };
         let balloon = Self {
             features,
             config: Arc::new(ConfigSpace::new(&[0; CONFIG_SIZE], ACTUAL..CONFIG_SIZE)),

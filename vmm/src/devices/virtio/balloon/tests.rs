@@ -23,7 +23,7 @@ const HIGH_SIZE: u64 = 2 << 20;
 const NONE: [u64; 0] = [];
 
 fn start(config: &str, features: u64) -> (Driver, BalloonControl) {
-    let balloon = Balloon::new(&config.parse().unwrap());
+    let balloon = Balloon::new(&config.parse().unwrap(), MemorySize::from_mib(256));
     let control = balloon.control();
     let regions = [(0, MEMORY_SIZE as u64), (SECOND, SECOND_SIZE), (HIGH, HIGH_SIZE)];
     let regions = regions.map(|(start, size)| (GuestAddress(start), usize::try_from(size).unwrap()));
