@@ -58,8 +58,6 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(30);
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long output may take to arrive after the end of the process that wrote it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
-/// How long commands may take to hear of the end.
-const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a sandbox ended.
 pub type Outcome = Result<Exit, Refusal>;
@@ -109,26 +107,24 @@ async fn supervise(directory: &Directory) -> io::Result<()> {
     let _alive = alive.ok_or_else(|| io::Error::other("the sandbox has a supervisor already"))?;
     let record = directory.record().map_err(io::Error::other)?;
     let (reader, writer) = first_command()?.into_split();
-    let client = Client::new(writer);
     let (publish, outcome) = watch::channel(None);
     let (busy, mut all_told) = mpsc::channel(1);
+    let client = Client::new(writer, busy.clone());
 
     let mut status = Status { supervisor: std::process::id(), ..Status::default() };
     let commands = Commands { client: client.clone(), reader, outcome, busy };
     let ended = live(directory, &record, &mut status, commands).await;
     finish(directory, &record, status, &ended);
 
-    let farewell = async {
-        match &ended {
-            Ok(exit) => client.send(Kind::Exit, &json(exit)).await,
-            Err(refusal) => client.send(Kind::Error, &json(refusal)).await,
-        }
-        publish.send_replace(Some(ended.clone()));
-        // Until everybody is told, and nobody is left to send anything.
-        while all_told.recv().await.is_some() {}
-    };
-    // A command that does not listen does not keep the supervisor.
-    tokio::time::timeout(FAREWELL_PATIENCE, farewell).await.ok();
+    publish.send_replace(Some(ended.clone()));
+    match &ended {
+        Ok(exit) => client.send(Kind::Exit, &json(exit)).await,
+        Err(refusal) => client.send(Kind::Error, &json(refusal)).await,
+    }
+    drop(client);
+    // Until everybody is told, or gone: what was written for a command that does not read yet is not lost. Nothing
+    // but this process is left of the sandbox meanwhile.
+    while all_told.recv().await.is_some() {}
     Ok(())
 }
 
@@ -230,7 +226,7 @@ impl Sandbox {
             outputs.spawn(relay::output(stderr, Kind::Stderr, Some(log), client.clone()));
         }
         let (wishes, inbox) = mpsc::channel(16);
-        let input = tokio::spawn(relay::input(reader, stdin, client, wishes));
+        let input = tokio::spawn(relay::input(reader, stdin, client.clone(), wishes));
         let exit = tokio::select! {
             exit = self.wait("") => exit,
             () = self.grant(String::new(), inbox) => self.wait("").await,
@@ -242,6 +238,7 @@ impl Sandbox {
             exit => exit,
         };
         input.abort();
+        client.keep_the_rest();
         // What the process wrote before its end is under way still. A machine that is gone closed its streams.
         let drained = async { while outputs.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_PATIENCE, drained).await.is_err() {

@@ -1,8 +1,8 @@
 //! Between a process in the guest and the command that is attached to it: output to the log and to the command, input
 //! from the command.
 //!
-//! Nothing is kept but one chunk for each stream: who does not read makes the process wait. A command that is gone is
-//! left out from then on.
+//! Little is kept for a command that does not read: the process waits for it. After the process's end the rest is kept,
+//! so that the guest can go. A command that is gone is left out from then on.
 
 use std::io;
 use std::sync::Arc;
@@ -10,29 +10,62 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::log::LogWriter;
 use super::protocol::{self, CHUNK, Kind, STDIN_WINDOW};
 
-/// The way to a command. Clones lead to the same one; `None` in it: the command is gone.
+/// Bytes kept for a command that does not read: while the process runs, and more after its end, when a pipe's and the
+/// sockets' content is still under way.
+const KEPT: usize = CHUNK;
+const KEPT_AT_THE_END: usize = 4 << 20;
+
+/// The way to a command. Clones lead to the same one.
 #[derive(Clone)]
-pub struct Client(Arc<Mutex<Option<OwnedWriteHalf>>>);
+pub struct Client {
+    frames: mpsc::UnboundedSender<(Kind, Vec<u8>)>,
+    /// Bytes that may be added to the frames.
+    room: Arc<Semaphore>,
+}
 
 impl Client {
-    /// The command behind this half of its connection.
-    pub fn new(half: OwnedWriteHalf) -> Self {
-        Self(Arc::new(Mutex::new(Some(half))))
+    /// The command behind this half of its connection. `busy` is held until it has all that was sent, or is gone.
+    pub fn new(half: OwnedWriteHalf, busy: mpsc::Sender<()>) -> Self {
+        let (frames, queue) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(KEPT));
+        tokio::spawn(deliver(half, queue, room.clone(), busy));
+        Self { frames, room }
     }
 
-    /// Sends a frame. A command that does not take it is gone.
+    /// Sends a frame, when there is room for it.
     pub async fn send(&self, kind: Kind, payload: &[u8]) {
-        let mut half = self.0.lock().await;
-        if let Some(to) = half.as_mut()
-            && protocol::send(to, kind, payload).await.is_err()
-        {
-            *half = None;
+        let size = u32::try_from(payload.len().min(KEPT)).unwrap_or(u32::MAX);
+        // Closed when the command is gone.
+        if let Ok(room) = self.room.acquire_many(size).await {
+            room.forget();
+            self.frames.send((kind, payload.to_vec())).ok();
         }
+    }
+
+    /// Keeps the rest of the output of a process that has ended.
+    pub fn keep_the_rest(&self) {
+        self.room.add_permits(KEPT_AT_THE_END);
+    }
+}
+
+/// Writes frames until nobody has any more, or nobody takes them.
+async fn deliver(
+    mut to: OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<(Kind, Vec<u8>)>,
+    room: Arc<Semaphore>,
+    _busy: mpsc::Sender<()>,
+) {
+    while let Some((kind, payload)) = queue.recv().await {
+        if protocol::send(&mut to, kind, &payload).await.is_err() {
+            room.close();
+            return;
+        }
+        room.add_permits(payload.len().min(KEPT));
     }
 }
 

@@ -29,10 +29,7 @@ pub(super) async fn accept(listener: UnixListener, sandbox: Arc<Sandbox>, busy: 
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (sandbox, busy) = (sandbox.clone(), busy.clone());
-                tokio::spawn(async move {
-                    serve(stream, &sandbox).await;
-                    drop(busy);
-                });
+                tokio::spawn(async move { serve(stream, &sandbox, busy).await });
             }
             // Out of descriptors; somebody will close one.
             Err(error) => {
@@ -70,9 +67,9 @@ async fn read_request(from: &mut OwnedReadHalf) -> io::Result<Request> {
 }
 
 /// Answers the one request of a command.
-async fn serve(stream: UnixStream, sandbox: &Sandbox) {
+async fn serve(stream: UnixStream, sandbox: &Sandbox, busy: mpsc::Sender<()>) {
     let (mut reader, writer) = stream.into_split();
-    let client = Client::new(writer);
+    let client = Client::new(writer, busy);
     let answer = match read_request(&mut reader).await {
         Ok(request) => sandbox.answer(request, reader, &client).await,
         // One that only asks whether somebody is there.
@@ -246,12 +243,13 @@ impl Sandbox {
             outputs.spawn(relay::output(stderr, Kind::Stderr, None, client.clone()));
         }
         let (wishes, inbox) = mpsc::channel(16);
-        let input = tokio::spawn(relay::input(reader, stdin, client, wishes));
+        let input = tokio::spawn(relay::input(reader, stdin, client.clone(), wishes));
         let exit = tokio::select! {
             exit = self.wait(&name) => exit,
             () = self.grant(name.clone(), inbox) => self.wait(&name).await,
         };
         input.abort();
+        client.keep_the_rest();
         while outputs.join_next().await.is_some() {}
         exit
     }

@@ -76,15 +76,12 @@ pub fn stop(args: &StopArgs) -> u8 {
     })
 }
 
-/// Has a supervisor take its sandbox down. One that ended meanwhile has done so.
+/// Has a supervisor take its sandbox down. One that ended meanwhile has done so, and may have removed all trace of it.
 fn end(directory: &Directory, request: &Request) -> Result<(), ContainerError> {
+    let over = || directory.status().map_or(!directory.path().exists(), |status| status.phase.is_over());
     match Attached::connect(&directory.control(), request).and_then(Attached::reply) {
         Ok(_) => Ok(()),
-        Err(AttachError::NotRunning | AttachError::Silent)
-            if directory.status().is_ok_and(|status| status.phase.is_over()) =>
-        {
-            Ok(())
-        }
+        Err(AttachError::NotRunning | AttachError::Silent) if over() => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
