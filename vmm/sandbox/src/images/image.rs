@@ -185,12 +185,22 @@ pub enum ImageError {
 impl ImageError {
     /// With the image's name, where the message has to have one.
     fn about(self, image: &ImageSource) -> Self {
-        use ImageError::{Config, Depth, Layer, LayerCount, Manifest};
-        match self {
-            Manifest(_) | Depth | Config(_) | LayerCount { .. } | Layer { .. } => {
-                Self::Unusable { image: image.to_string(), source: Box::new(self) }
-            }
-            other => other,
+        use ImageError::{Config, Depth, Digest, Fetch, Layer, LayerCount, Manifest, Size, Write};
+        let nameless = matches!(
+            self,
+            Manifest(_)
+                | Depth
+                | Config(_)
+                | LayerCount { .. }
+                | Layer { .. }
+                | Fetch { .. }
+                | Write { .. }
+                | Size { .. }
+                | Digest { .. }
+        );
+        match nameless {
+            true => Self::Unusable { image: image.to_string(), source: Box::new(self) },
+            false => self,
         }
     }
 }

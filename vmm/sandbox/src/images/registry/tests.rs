@@ -161,7 +161,7 @@ fn a_registry_that_stays_broken_is_given_up() {
         }
     });
     let error = place.refusal(&registry, "app:app");
-    assert!(error.starts_with("cannot read blob sha256:"), "{error}");
+    assert!(error.contains("cannot read blob sha256:"), "{error}");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_blob_that_is_something_else_is_not_kept() {
         }
     });
     let error = place.refusal(&registry, "app:app");
-    assert!(error.starts_with("a blob has digest sha256:"), "{error}");
+    assert!(error.contains("a blob has digest sha256:"), "{error}");
 }
 
 #[test]
