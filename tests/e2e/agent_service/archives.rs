@@ -26,7 +26,6 @@ async fn write(guest: &Guest, path: &str, archive: &[u8]) -> Result<(), Status> 
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn files_go_out_and_in_and_nothing_leads_out_of_the_container() {
     with_guest(async |guest| {
         guest.mount_root().await;

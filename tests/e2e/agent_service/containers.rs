@@ -11,7 +11,6 @@ use tonic::Code;
 use super::{process, read_all, refused, spec, with_guest};
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn output_and_exit_codes_are_exact() {
     with_guest(async |guest| {
         guest.mount_root().await;
@@ -32,7 +31,6 @@ fn output_and_exit_codes_are_exact() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn input_goes_in_and_its_end_is_the_end() {
     with_guest(async |guest| {
         guest.mount_root().await;
@@ -50,7 +48,6 @@ fn input_goes_in_and_its_end_is_the_end() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_process_that_nobody_reads_stops_nobody_else() {
     with_guest(async |guest| {
         guest.mount_root().await;
@@ -64,7 +61,6 @@ fn a_process_that_nobody_reads_stops_nobody_else() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_process_is_run_in_a_container_by_a_name_of_it_on_a_terminal() {
     with_guest(async |guest| {
         guest.mount_root().await;
@@ -101,7 +97,6 @@ fn a_process_is_run_in_a_container_by_a_name_of_it_on_a_terminal() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_program_that_is_not_there_or_cannot_run_is_told_apart() {
     with_guest(async |guest| {
         guest.mount_root().await;
@@ -121,7 +116,6 @@ fn a_program_that_is_not_there_or_cannot_run_is_told_apart() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_memory_limit_is_told_as_it_ends_a_process() {
     with_guest(async |guest| {
         guest.mount_root().await;
@@ -141,7 +135,6 @@ fn a_memory_limit_is_told_as_it_ends_a_process() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn any_number_of_callers_wait_and_a_signal_ends_all() {
     with_guest(async |guest| {
         guest.mount_root().await;

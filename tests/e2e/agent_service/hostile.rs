@@ -11,7 +11,6 @@ async fn hello(guest: &Guest) {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_message_that_is_too_large_is_refused_and_the_connection_lives() {
     with_guest(async |guest| {
         let request = CreateRequest { id: "box".into(), spec: vec![b' '; 5 << 20], ..Default::default() };
@@ -22,7 +21,6 @@ fn a_message_that_is_too_large_is_refused_and_the_connection_lives() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_specification_that_is_none_is_refused() {
     with_guest(async |guest| {
         for spec in [&b""[..], b"{", b"[]", b"\xff", b"{\"ociVersion\":1}"] {
@@ -33,7 +31,6 @@ fn a_specification_that_is_none_is_refused() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn streams_that_nobody_names_are_bounded() {
     with_guest(async |guest| {
         let mut streams = Vec::new();
@@ -55,7 +52,6 @@ fn streams_that_nobody_names_are_bounded() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_call_whose_stream_never_comes_is_refused_in_time() {
     with_guest(async |guest| {
         let spec = serde_json::to_vec(&super::spec("exit 0")).unwrap();

@@ -15,7 +15,6 @@ const MAX_PROGRAM: u64 = 6 << 20;
 const MAX_RESIDENT: u64 = 8 << 20;
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn what_is_configured_is_seen_by_a_container() {
     with_guest(async |guest| {
         let interface = Interface {
@@ -65,7 +64,6 @@ fn what_is_configured_is_seen_by_a_container() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn what_cannot_be_meant_changes_nothing() {
     with_guest(async |guest| {
         let mut sandbox = guest.agent.sandbox();
@@ -89,7 +87,6 @@ fn what_cannot_be_meant_changes_nothing() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn an_idle_agent_is_as_small_as_promised() {
     with_guest(async |guest| {
         let metrics = guest.agent.sandbox().metrics(MetricsRequest {}).await.unwrap().into_inner();
@@ -103,7 +100,6 @@ fn an_idle_agent_is_as_small_as_promised() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn after_a_shutdown_only_hello_is_served() {
     with_guest(async |guest| {
         guest.mount_root().await;

@@ -11,7 +11,6 @@ fn tmpfs() -> Source {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_mount_has_its_size_and_goes_with_its_directory() {
     with_guest(async |guest| {
         let target = || "/run/rvm/a/b".to_owned();
@@ -28,7 +27,6 @@ fn a_mount_has_its_size_and_goes_with_its_directory() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn an_overlay_has_room_for_as_many_layers_as_docker_allows() {
     with_guest(async |guest| {
         let lower: Vec<String> =
@@ -44,7 +42,6 @@ fn an_overlay_has_room_for_as_many_layers_as_docker_allows() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_path_that_leads_elsewhere_is_refused() {
     with_guest(async |guest| {
         for target in ["/etc", "/run/rvm", "/run/rvm/../x", "run/rvm/x", ""] {
@@ -62,7 +59,6 @@ fn a_path_that_leads_elsewhere_is_refused() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn what_is_not_there_is_said_by_name() {
     with_guest(async |guest| {
         let disk = Source::Disk(Disk { id: "root".into(), partition: 9, fs_type: "ext4".into() });

@@ -115,6 +115,10 @@ fn the_example_of_the_documentation_boots() {
     let page = include_str!("../../../docs/boot.md");
     let example = page.split_once("```json\n").unwrap().1.split_once("```").unwrap().0;
     let directory = TempDir::new().unwrap();
+    let (shared, path) = (directory.path().join("shared"), "/srv/data");
+    fs::create_dir(&shared).unwrap();
+    assert!(example.contains(path));
+    let example = example.replace(path, shared.to_str().unwrap());
     fs::write(directory.path().join("machine.json"), example).unwrap();
     let disk = fs::File::create(directory.path().join("data.img")).unwrap();
     disk.set_len(16 << 20).unwrap();
@@ -123,5 +127,5 @@ fn the_example_of_the_documentation_boots() {
     command.current_dir(directory.path());
     let ran = run(command);
     assert_eq!((ran.status, ran.error.as_str()), (Some(0), ""));
-    assert_eq!(ran.said(), "2\ndata1 0\n4\n");
+    assert_eq!(ran.said(), "2\ndata1 0\n5\n");
 }

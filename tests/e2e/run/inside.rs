@@ -44,7 +44,6 @@ fn rights_are_dockers_unless_flags_say_otherwise() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_system_call_that_a_profile_denies_fails() {
     let place = Place::with(&["busybox"]);
     let profile = serde_json::json!({
@@ -120,7 +119,6 @@ fn mounts_are_as_the_specification_has_them() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn paths_that_tell_or_change_the_machine_are_masked() {
     let place = Place::with(&["busybox"]);
     // The guest's kernel has no /proc/kcore to begin with.
@@ -141,7 +139,6 @@ fn paths_that_tell_or_change_the_machine_are_masked() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn kernel_parameters_are_the_containers() {
     let place = Place::with(&["busybox"]);
     let flags = ["--sysctl", "kernel.msgmax=4096", "--sysctl", "net.ipv4.ip_unprivileged_port_start=7"];

@@ -84,7 +84,6 @@ fn a_killed_run_leaves_its_container_to_others() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn a_guest_that_dies_is_told_with_its_last_words() {
     let place = Place::with(&["busybox"]);
     let before = place.traces();

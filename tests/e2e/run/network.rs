@@ -114,7 +114,6 @@ impl Drop for NameServer {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn names_are_resolved_and_the_host_is_reached() {
     let place = Place::with(&["busybox"]);
     let _names = NameServer::start();
@@ -186,7 +185,6 @@ impl Drop for Namespace {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn nothing_of_a_network_is_left() {
     let place = Place::with(&["busybox"]);
     let busybox = image("busybox");

@@ -31,7 +31,7 @@ impl Place {
         Self { directory }
     }
 
-    /// A place whose store has these of the lab's images, under the names that [`image`] gives.
+    /// A place whose store has these of the lab's images, and maybe more, under the names that [`image`] gives.
     #[track_caller]
     pub fn with(images: &[&str]) -> Self {
         let place = Self::empty();

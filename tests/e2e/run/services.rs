@@ -45,7 +45,6 @@ fn python_serves_a_volume() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn web_servers_serve_log_and_end_as_they_are_told() {
     let place = Place::with(&["nginx", "httpd"]);
     fs::write(place.path("work/index.html"), "a page\n").unwrap();

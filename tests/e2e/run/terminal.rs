@@ -23,7 +23,6 @@ fn a_shell_is_interactive() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn the_containers_terminal_is_as_large_as_this_one() {
     let place = Place::with(&["busybox"]);
     let script = "trap 'stty size' WINCH; stty size; while read line; do echo got $line; done";

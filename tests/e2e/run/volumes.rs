@@ -71,7 +71,6 @@ fn a_named_volume_is_kept_from_one_container_to_the_next() {
 }
 
 #[test]
-#[ignore = "has not been seen to pass"]
 fn what_a_container_writes_to_its_root_is_its_own_and_ends_with_it() {
     let place = Place::with(&["busybox"]);
     let busybox = image("busybox");
