@@ -54,7 +54,9 @@ fn what_is_read_after_the_end_is_whole() {
     // As much as waits in pipes and sockets while nobody reads, and more than fits beyond the supervisor.
     let script = "yes 1234567 | head -c 480000; exit 4";
     let running = place.start(&["run", "--name", "late", &image("busybox"), "sh", "-c", script]);
-    while place.run(&["wait", "late"]).status != Some(0) {}
+    // As soon as there is a container of this name, it is waited for.
+    let waited = std::iter::repeat_with(|| place.run(&["wait", "late"])).find(|ran| ran.status == Some(0));
+    assert_eq!(waited.unwrap().out, "4\n");
     assert_eq!(place.said(&["ps", "-q"]), "");
     place.said(&["rm", "late"]);
     let ran = running.end();

@@ -6,7 +6,7 @@
 //!  └── sandboxes/ID/        the first digits of it: the path of a socket has to be short
 //!      ├── record.json      what was asked for; written once, by `rvm run`
 //!      ├── status.json      how it stands; replaced by its supervisor
-//!      ├── alive            locked by the supervisor as long as that lives
+//!      ├── alive            locked by whoever makes the sandbox, then by its supervisor as long as that lives
 //!      ├── control          the supervisor's socket
 //!      ├── vsock            the VMM's socket
 //!      └── supervisor.log   what the supervisor could tell nobody
@@ -98,9 +98,9 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// A lock of a sandbox's `alive`: who holds it is its supervisor.
-#[derive(Debug)]
-pub struct Alive(#[allow(dead_code, reason = "what it does is being open")] File);
+/// The lock of a sandbox's `alive`, by which others know that it has a supervisor. `rvm run` takes it when it makes the
+/// directory, and gives it to the supervisor, which inherits it: there is no moment without.
+pub type Alive = File;
 
 impl Runtime {
     /// The runtime directory; made if it is not there.
@@ -123,8 +123,8 @@ impl Runtime {
         self.root.join("sandboxes")
     }
 
-    /// Makes the directory of a new sandbox, whose name must be free.
-    pub fn add(&self, record: &Record) -> Result<Directory, StateError> {
+    /// Makes the directory of a new sandbox, whose name must be free. It is alive as long as the lock is held.
+    pub fn add(&self, record: &Record) -> Result<(Directory, Alive), StateError> {
         let path = self.root.join("lock");
         let lock = File::create(&path).map_err(failed("open", &path))?;
         lock.lock().map_err(failed("lock", &path))?;
@@ -138,15 +138,19 @@ impl Runtime {
         builder.create(&directory.path).map_err(failed("make the directory", &directory.path))?;
         builder.recursive(true);
         let data = builder.create(&record.data).map_err(failed("make the directory", &record.data));
-        let written = data
-            .and_then(|()| write_json(&directory.path.join(RECORD), record))
-            .and_then(|()| directory.set_status(&Status::default()));
-        if let Err(error) = written {
-            // The first error is the one to tell.
-            directory.remove().ok();
-            return Err(error);
+        let made = data.and_then(|()| directory.keep_alive()).and_then(|alive| {
+            directory.set_status(&Status::default())?;
+            write_json(&directory.path.join(RECORD), record)?;
+            Ok(alive)
+        });
+        match made {
+            Ok(alive) => Ok((directory, alive)),
+            Err(error) => {
+                // The first error is the one to tell.
+                directory.remove().ok();
+                Err(error)
+            }
         }
-        Ok(directory)
     }
 
     /// Every sandbox, the newest first. One that is being removed meanwhile is left out.
@@ -237,25 +241,17 @@ impl Directory {
         write_json(&self.path.join(STATUS), status)
     }
 
-    /// Takes the lock that says that the sandbox has a supervisor; `None` if it has one.
-    pub fn supervise(&self) -> Result<Option<Alive>, StateError> {
+    /// Takes the lock that says that the sandbox is alive, before anybody knows of it.
+    fn keep_alive(&self) -> Result<Alive, StateError> {
         let path = self.path.join(ALIVE);
         let file = File::create(&path).map_err(failed("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Alive(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
-        }
+        file.lock().map_err(failed("lock", &path))?;
+        Ok(file)
     }
 
     fn supervised(&self) -> Result<bool, StateError> {
         let path = self.path.join(ALIVE);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            // `rvm run` has made the directory, and starts the supervisor now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(error) => return Err(failed("open", &path)(error)),
-        };
+        let file = File::open(&path).map_err(failed("open", &path))?;
         match file.try_lock_shared() {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),

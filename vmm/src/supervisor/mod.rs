@@ -39,7 +39,7 @@ use tonic::Code;
 pub use boot::share_target;
 
 use crate::logging;
-use crate::state::{Directory, Phase, Record, Status};
+use crate::state::{Alive, Directory, Phase, Record, Status};
 use crate::time::Timestamp;
 use boot::{BootError, CONTAINER};
 use log::LogWriter;
@@ -79,6 +79,7 @@ pub struct Sandbox {
 struct Commands {
     client: Client,
     reader: OwnedReadHalf,
+    listener: UnixListener,
     /// Where every command hears of the end.
     outcome: watch::Receiver<Option<Outcome>>,
     /// Held by whoever still has something to say to a command.
@@ -103,8 +104,8 @@ pub fn main(directory: PathBuf) -> u8 {
 async fn supervise(directory: &Directory) -> io::Result<()> {
     // A session of its own: the terminal's signals, and its end, are not for this process.
     nix::unistd::setsid()?;
-    let alive = directory.supervise().map_err(io::Error::other)?;
-    let _alive = alive.ok_or_else(|| io::Error::other("the sandbox has a supervisor already"))?;
+    let _alive: Alive = inherited_alive()?;
+    let listener = UnixListener::bind(directory.control())?;
     let record = directory.record().map_err(io::Error::other)?;
     let (reader, writer) = first_command()?.into_split();
     let (publish, outcome) = watch::channel(None);
@@ -112,7 +113,7 @@ async fn supervise(directory: &Directory) -> io::Result<()> {
     let client = Client::new(writer, busy.clone());
 
     let mut status = Status { supervisor: std::process::id(), ..Status::default() };
-    let commands = Commands { client: client.clone(), reader, outcome, busy };
+    let commands = Commands { client: client.clone(), reader, listener, outcome, busy };
     let ended = live(directory, &record, &mut status, commands).await;
     finish(directory, &record, status, &ended);
 
@@ -126,6 +127,14 @@ async fn supervise(directory: &Directory) -> io::Result<()> {
     // but this process is left of the sandbox meanwhile.
     while all_told.recv().await.is_some() {}
     Ok(())
+}
+
+/// The lock that says that the sandbox is alive, on standard output.
+fn inherited_alive() -> io::Result<Alive> {
+    let alive = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    // No process that is started later has it.
+    nix::unistd::dup2_stdout(File::create("/dev/null")?)?;
+    Ok(alive)
 }
 
 /// The command that started this process, on standard input.
@@ -182,10 +191,7 @@ async fn in_machine(
     machine: &Machine,
     log: LogWriter,
 ) -> Outcome {
-    let Commands { client, mut reader, outcome, busy } = commands;
-    let listener =
-        UnixListener::bind(directory.control()).map_err(BootError::host("make the supervisor's socket"));
-    let listener = listener.map_err(failed)?;
+    let Commands { client, mut reader, listener, outcome, busy } = commands;
     let attach = sessions::read_attach(&mut reader).await.map_err(failed)?;
     let (agent, stdio) =
         boot::make_container(directory, record, machine, network, attach.size).await.map_err(failed)?;

@@ -1,5 +1,8 @@
 //! `rvm stop`, `kill`, `rm`, `pause`, `unpause`, `wait`, `port`.
 
+use std::thread;
+use std::time::Duration;
+
 use clap::Args;
 
 use super::super::attach::{AttachError, Attached};
@@ -79,10 +82,21 @@ pub fn stop(args: &StopArgs) -> u8 {
 /// Has a supervisor take its sandbox down. One that ended meanwhile has done so, and may have removed all trace of it.
 fn end(directory: &Directory, request: &Request) -> Result<(), ContainerError> {
     let over = || directory.status().map_or(!directory.path().exists(), |status| status.phase.is_over());
-    match Attached::connect(&directory.control(), request).and_then(Attached::reply) {
+    match connect(directory, request).and_then(Attached::reply) {
         Ok(_) => Ok(()),
         Err(AttachError::NotRunning | AttachError::Silent) if over() => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a request of a supervisor, which may be just about to come.
+fn connect(directory: &Directory, request: &Request) -> Result<Attached, AttachError> {
+    let coming = || directory.status().is_ok_and(|status| status.phase == Phase::Created);
+    loop {
+        match Attached::connect(&directory.control(), request) {
+            Err(AttachError::NotRunning) if coming() => thread::sleep(Duration::from_millis(5)),
+            result => return result,
+        }
     }
 }
 
@@ -143,7 +157,7 @@ pub fn unpause(args: &NameArgs) -> u8 {
 pub fn wait(args: &NameArgs) -> u8 {
     let wait = |runtime: &Runtime, name: &str| {
         let (directory, _) = runtime.find(name)?;
-        match Attached::connect(&directory.control(), &Request::Wait).and_then(Attached::exit) {
+        match connect(&directory, &Request::Wait).and_then(Attached::exit) {
             Ok(exit) => Ok(exit.code),
             Err(AttachError::Refused { status, .. }) => Ok(status),
             Err(AttachError::NotRunning | AttachError::Silent) => {

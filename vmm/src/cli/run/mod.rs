@@ -26,7 +26,7 @@ use super::attach::{self, AttachError, Attached};
 use super::container::signals;
 use super::images::Shown;
 use crate::logging;
-use crate::state::{Directory, ImageRecord, Record, Runtime, StateError, UserRecord, Volume, short};
+use crate::state::{Alive, Directory, ImageRecord, Record, Runtime, StateError, UserRecord, Volume, short};
 use crate::supervisor::protocol::Request;
 use crate::supervisor::{STATUS_FAILED, share_target};
 use crate::time::Timestamp;
@@ -136,8 +136,8 @@ fn create_and_attach(args: RunArgs) -> Result<u8, RunError> {
     let image = resolve(&store, &args)?;
     let record = record(&args, &store, &image)?;
     let runtime = Runtime::open()?;
-    let directory = runtime.add(&record)?;
-    let supervisor = match start_supervisor(&directory) {
+    let (directory, alive) = runtime.add(&record)?;
+    let supervisor = match start_supervisor(&directory, alive) {
         Ok(supervisor) => supervisor,
         Err(error) => {
             // The first error is the one to tell.
@@ -268,14 +268,14 @@ fn new_id() -> io::Result<String> {
 }
 
 /// Starts the supervisor of the sandbox; gives the connection that it is born with.
-fn start_supervisor(directory: &Directory) -> Result<UnixStream, RunError> {
+fn start_supervisor(directory: &Directory, alive: Alive) -> Result<UnixStream, RunError> {
     let (ours, theirs) = UnixStream::pair().map_err(host("make a socket to the supervisor"))?;
     let program = std::env::current_exe().map_err(host("find the rvm program"))?;
     let words = directory.path().join("supervisor.log");
     let words = std::fs::File::create(&words).map_err(host("make the supervisor's log"))?;
     let mut command = Command::new(program);
     command.arg("supervise").arg(directory.path()).stdin(Stdio::from(OwnedFd::from(theirs)));
-    command.stdout(Stdio::null()).stderr(words).current_dir(Path::new("/"));
+    command.stdout(alive).stderr(words).current_dir(Path::new("/"));
     command.spawn().map_err(host("start the supervisor"))?;
     Ok(ours)
 }
