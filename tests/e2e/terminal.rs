@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
-use nix::pty::openpty;
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
@@ -21,9 +21,10 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Starts `command`; `error` is its standard error, if that is not the terminal.
+    /// Starts `command` on a terminal of 24 rows and 80 columns; `error` is its standard error, if that is not the terminal.
     pub fn start(mut command: Command, error: Option<Stdio>) -> Self {
-        let pty = openpty(None, None).unwrap();
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
         let before = tcgetattr(&pty.master).unwrap();
         assert!(before.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
         let end = || pty.slave.try_clone().unwrap();

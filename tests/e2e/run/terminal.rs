@@ -25,14 +25,13 @@ fn a_shell_is_interactive() {
 #[test]
 fn the_containers_terminal_is_as_large_as_this_one() {
     let place = Place::with(&["busybox"]);
-    let script = "trap 'stty size' WINCH; stty size; while read line; do echo got $line; done";
+    let script = "trap 'stty size; exit 7' WINCH; stty size; while :; do sleep 0.1; done";
     let command = place.rvm(&["run", "--rm", "-it", &image("busybox"), "sh", "-c", script]);
     let mut terminal = Terminal::start(command, None);
-    terminal.screen.wait_for("0 0");
+    terminal.screen.wait_for("24 80");
     terminal.resize(33, 77);
     terminal.screen.wait_for("33 77");
-    terminal.types(b"\x04");
-    terminal.ends(0);
+    terminal.ends(7);
 }
 
 #[test]
