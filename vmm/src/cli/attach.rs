@@ -194,11 +194,14 @@ impl Attached {
                 (Kind::Taken, payload) => input.taken(&payload),
                 (Kind::Exit, payload) => {
                     drop(terminal);
-                    let Exit { code, out_of_memory } = parse(&payload)?;
+                    let Exit { code, out_of_memory, out_of_time } = parse(&payload)?;
                     if out_of_memory {
                         logging::say(&format!(
                             "the container ran out of memory: it has {memory}; give it more with -m"
                         ));
+                    }
+                    if out_of_time {
+                        logging::say("the container was killed: its time (--timeout) was over");
                     }
                     return Ok(code);
                 }

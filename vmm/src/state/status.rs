@@ -45,6 +45,8 @@ pub struct Status {
     pub exit_code: Option<u8>,
     /// The memory limit was reached.
     pub out_of_memory: bool,
+    /// It was killed because its time was over.
+    pub out_of_time: bool,
     /// Why there is no exit code of the command's own.
     pub error: Option<String>,
     /// The guest's address on the host's network.

@@ -236,7 +236,7 @@ impl Sandbox {
         let exit = tokio::select! {
             exit = self.wait("") => exit,
             () = self.grant(String::new(), inbox) => self.wait("").await,
-            () = self.time_limit() => self.wait("").await,
+            () = self.time_limit() => self.wait("").await.map(|exit| Exit { out_of_time: true, ..exit }),
             end = self.machine.ended() => Err(failed(MachineError::Ended(Box::new(end)))),
         };
         let exit = match exit {
@@ -275,7 +275,7 @@ impl Sandbox {
             .map_err(failed)?
             .into_inner();
         // The guest says what it likes; a code has eight bits.
-        Ok(Exit { code: u8::try_from(status).unwrap_or(u8::MAX), out_of_memory })
+        Ok(Exit { code: u8::try_from(status).unwrap_or(u8::MAX), out_of_memory, out_of_time: false })
     }
 
     /// Kills the first process when its time is over; never returns before.
@@ -328,9 +328,12 @@ fn over(status: Status, ended: &Outcome) -> Status {
     let finished = status.finished.or_else(|| Some(Timestamp::now()));
     let status = Status { phase: Phase::Exited, supervisor: 0, vmm: 0, finished, ..status };
     match ended {
-        Ok(Exit { code, out_of_memory }) => {
-            Status { exit_code: Some(*code), out_of_memory: *out_of_memory, ..status }
-        }
+        Ok(Exit { code, out_of_memory, out_of_time }) => Status {
+            exit_code: Some(*code),
+            out_of_memory: *out_of_memory,
+            out_of_time: *out_of_time,
+            ..status
+        },
         Err(Refusal { message, status: code }) => {
             Status { exit_code: Some(*code), error: Some(message.clone()), ..status }
         }

@@ -98,6 +98,8 @@ pub struct Exit {
     pub code: u8,
     /// The memory limit was reached.
     pub out_of_memory: bool,
+    /// It was killed because its time was over.
+    pub out_of_time: bool,
 }
 
 /// Why a request was not carried out.
