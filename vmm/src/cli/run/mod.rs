@@ -185,8 +185,10 @@ fn record(args: &RunArgs, store: &Store, image: &images::Image) -> Result<Record
         .map(|(number, volume)| (share_target(number), volume.destination.clone(), volume.read_only));
     let placed = spec::Placed { hostname: &hostname, rootfs: ROOTFS, binds: binds.collect(), memory };
     let spec = spec::spec(args, &image.config, placed)?;
-    let sysctls =
-        spec::sysctls(&args.sysctl)?.into_iter().filter(|(name, _)| spec::is_of_guest(name)).collect();
+    let (common, value) = spec::GUEST_SYSCTL;
+    let mut sysctls = spec::sysctls(&args.sysctl)?;
+    sysctls.retain(|name, _| spec::is_of_guest(name));
+    sysctls.entry(common.to_owned()).or_insert_with(|| value.to_owned());
     let stop_signal = args.stop_signal.clone().or_else(|| image.config.stop_signal().clone());
     let stop_signal = stop_signal.as_deref().map_or(Ok(libc::SIGTERM), signals::parse);
     let storage_size = args.storage_size.map(Size::is_storage).transpose().map_err(RunError::Value)?;

@@ -231,9 +231,22 @@ pub fn sysctls(given: &[String]) -> Result<BTreeMap<String, String>, RunError> {
     pairs.collect()
 }
 
-/// Whether a parameter is one of the network, whose namespace is the guest's.
+/// What every guest's kernel is told unless the command line says otherwise. A limit of memory is on what is used, not on
+/// what is asked for: programs that reserve much and use little are at home in containers, whose hosts have much.
+pub const GUEST_SYSCTL: (&str, &str) = ("vm.overcommit_memory", "1");
+
+/// Whether a parameter is the whole guest's, and not one of a namespace that the container has of its own.
 pub fn is_of_guest(name: &str) -> bool {
-    name.starts_with("net.")
+    const OF_CONTAINER: [&str; 7] = [
+        "kernel.auto_msgmni",
+        "kernel.msg",
+        "kernel.sem",
+        "kernel.shm",
+        "kernel.hostname",
+        "kernel.domainname",
+        "fs.mqueue.",
+    ];
+    !OF_CONTAINER.iter().any(|beginning| name.starts_with(beginning))
 }
 
 fn mounts(args: &RunArgs, placed: &Placed<'_>) -> Vec<Value> {
