@@ -10,7 +10,7 @@ mod images;
 mod inside;
 mod killed;
 mod network;
-mod place;
+pub mod place;
 mod services;
 mod terminal;
 mod user;
