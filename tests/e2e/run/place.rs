@@ -6,11 +6,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rvm_tests::{artifact, daemon};
 use tempfile::TempDir;
 
-use crate::process::{Ran, Running, run};
+use crate::process::{PATIENCE, Ran, Running, run};
 
 /// Images that were pulled once for all tests; each test has a store of its own, of links to these files.
 const PULLED: &str = "/var/tmp/rvm-tests";
@@ -115,6 +116,22 @@ impl Place {
         pids().filter(of_place).map(command).filter(|(_, line)| !line.is_empty()).collect()
     }
 
+    /// Processes of this place, when supervisors have ended that are about to: their last act is to tell the end.
+    fn processes_that_stay(&self) -> Vec<(u32, String)> {
+        let ends = |(_, line): &(u32, String)| {
+            let directory = line.split_once(" supervise ").map(|(_, directory)| Path::new(directory.trim()));
+            directory.is_some_and(|directory| !directory.join("record.json").exists())
+        };
+        let start = Instant::now();
+        loop {
+            let processes = self.processes();
+            if !processes.iter().any(ends) || start.elapsed() > PATIENCE {
+                return processes;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Everything in and around the place that a container can leave: files, processes, mounts.
     pub fn traces(&self) -> BTreeSet<String> {
         let mut traces = BTreeSet::new();
@@ -122,8 +139,8 @@ impl Place {
             let files = files_in(&self.path(part)).into_iter().filter(|path| !is_for_all(path));
             traces.extend(files.map(|path| path.display().to_string()));
         }
-        let processes = self.processes().into_iter().map(|(pid, line)| format!("process {pid}: {line}"));
-        traces.extend(processes);
+        let processes = self.processes_that_stay().into_iter();
+        traces.extend(processes.map(|(pid, line)| format!("process {pid}: {line}")));
         let place = self.text("");
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         traces.extend(mounts.lines().filter(|line| line.contains(&place)).map(str::to_owned));

@@ -86,8 +86,5 @@ fn what_a_container_writes_to_its_root_is_its_own_and_ends_with_it() {
     let lines: Vec<&str> = said.lines().collect();
     let size: u32 = lines[0].parse().unwrap();
     assert!((240..=300).contains(&size), "{said}");
-    assert!(
-        lines[1].starts_with("104857600 bytes") && lines[2].contains("No space left on device"),
-        "{said}"
-    );
+    assert!(lines[1] == "100+0 records out" && lines[2].contains("No space left on device"), "{said}");
 }
