@@ -74,6 +74,9 @@ impl<W: Write> Packer<W> {
             self.archive.append_link(&mut header, name, fs::read_link(path)?)
         } else if metadata.is_file() {
             self.add_file(path, name, header)
+        } else if metadata.is_dir() {
+            // As tar(1) names it.
+            self.archive.append_data(&mut header, name.join(""), io::empty())
         } else {
             self.archive.append_data(&mut header, name, io::empty())
         }

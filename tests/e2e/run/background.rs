@@ -149,7 +149,7 @@ fn files_go_in_and_out() {
         tar.arg("-t").stdin(child.stdout.take().unwrap());
         tar
     });
-    assert_eq!((child.wait().unwrap().code(), names.out.as_str()), (Some(0), "below\nbelow/file\n"));
+    assert_eq!((child.wait().unwrap().code(), names.out.as_str()), (Some(0), "below/\nbelow/file\n"));
     place.refuses(&["cp", "box:/no/such/file", "x"], 125, "/no/such/file");
     place.refuses(&["cp", "no-such-file", "box:/tmp"], 125, "no-such-file");
 }
