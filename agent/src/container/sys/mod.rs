@@ -134,15 +134,14 @@ struct DefaultAction {
     mask: u64,
 }
 
-/// Signals that are ignored when a program of ours starts, and that exec would leave so: Rust's start-up code ignores
-/// SIGPIPE, glibc's posix_spawn the two of its threads.
-const IGNORED: [c_int; 3] = [libc::SIGPIPE, 32, 33];
-
-/// Gives ignored signals their default action. By the system call: glibc keeps its own signals to itself.
+/// Gives every signal its default action: exec leaves ignored ones so, and Rust's start-up code ignores SIGPIPE, glibc's
+/// posix_spawn the two of its threads, whoever started this process maybe others. By the system call: glibc keeps its
+/// own signals to itself.
 pub fn restore_signals() -> io::Result<()> {
     let action = DefaultAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
     let none = std::ptr::null_mut::<DefaultAction>();
-    for signal in IGNORED {
+    let fixed = [libc::SIGKILL, libc::SIGSTOP];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !fixed.contains(signal)) {
         // SAFETY: the action is laid out as the kernel's, its mask has the size that is given, and a null old action
         // is allowed.
         done(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, 8) })?;
