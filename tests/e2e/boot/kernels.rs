@@ -18,28 +18,31 @@ fn boots(kernel: &Path) -> String {
 }
 
 #[test]
-fn a_vmlinux_is_entered_by_pvh() {
-    assert_eq!(boots(&artifact::vmlinux()), "176\n");
+fn a_vmlinux_is_entered_in_64_bit_mode() {
+    assert_eq!(boots(&artifact::vmlinux()), "255\n");
 }
 
-/// A copy of our kernel that does not tell of its PVH entry.
-fn vmlinux_without_note(directory: &TempDir) -> PathBuf {
-    const PT_NULL: [u8; 4] = [0; 4];
+/// A copy of our kernel that tells of its PVH entry, but not that it is Linux.
+fn vmlinux_of_nobody(directory: &TempDir) -> PathBuf {
     const PT_NOTE: [u8; 4] = [4, 0, 0, 0];
     let mut elf = fs::read(artifact::vmlinux()).unwrap();
     let count = usize::from(u16::from_le_bytes([elf[56], elf[57]]));
-    let headers = elf[64..].chunks_exact_mut(56).take(count);
-    let note = headers.into_iter().find(|header| header[..4] == PT_NOTE).expect("our kernel has a note");
-    note[..4].copy_from_slice(&PT_NULL);
+    let header = elf[64..].chunks_exact(56).take(count).find(|header| header[..4] == PT_NOTE);
+    let header = header.expect("our kernel has notes");
+    let [offset, length] = [8, 32].map(|at| u64::from_le_bytes(header[at..at + 8].try_into().unwrap()));
+    let notes = &mut elf[usize::try_from(offset).unwrap()..][..usize::try_from(length).unwrap()];
+    while let Some(at) = notes.windows(6).position(|owner| owner == b"Linux\0") {
+        notes[at..at + 5].copy_from_slice(b"Hurd?");
+    }
     let path = directory.path().join("vmlinux");
     fs::write(&path, elf).unwrap();
     path
 }
 
 #[test]
-fn a_vmlinux_without_pvh_is_entered_in_64_bit_mode() {
+fn a_vmlinux_that_is_not_known_to_be_linux_is_entered_by_pvh() {
     let directory = TempDir::new().unwrap();
-    assert_eq!(boots(&vmlinux_without_note(&directory)), "255\n");
+    assert_eq!(boots(&vmlinux_of_nobody(&directory)), "176\n");
 }
 
 #[test]

@@ -4,14 +4,15 @@
 //! The file is the user's, not the guest's, but it may be anything: what is wrong with it is said in the user's
 //! words before a loader sees it.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::{NamedFile, SetupHeader};
+use super::{NamedFile, SetupHeader, notes};
 use crate::arch::native::layout;
 use crate::arch::native::regs::Entry;
 
@@ -89,6 +90,8 @@ const ELFCLASS64: u8 = 2;
 const ELFDATA2LSB: u8 = 1;
 const ELFDATA2MSB: u8 = 2;
 const EM_X86_64: u16 = 62;
+/// Bytes of an ELF program header.
+const PROGRAM_HEADER: usize = 56;
 /// Offset of the 64-bit entry from the start of a loaded bzImage (boot protocol 2.12).
 const BZIMAGE_ENTRY_64: u64 = 0x200;
 /// Offset and bit of `xloadflags` that say that the 64-bit entry exists.
@@ -160,41 +163,68 @@ fn check_elf_machine(head: &[u8], path: &std::path::Path) -> Result<(), KernelEr
 }
 
 fn load_elf(memory: &GuestMemoryMmap, mut image: NamedFile, size: u64) -> Result<LoadedKernel, KernelError> {
-    check_segments(memory, &mut image, size)?;
+    let headers = program_headers(&image)?;
+    check_segments(memory, &image, &headers, size)?;
+    let linux = is_linux(&image, &headers);
     let loaded = Elf::load(memory, None, &mut image.file, Some(GuestAddress(layout::HIGH_RAM)));
     let loaded = loaded.map_err(|error| damaged(&image, &error.to_string()))?;
     if loaded.kernel_end == 0 {
         return Err(damaged(&image, "nothing in it is to be loaded"));
     }
     let entry = match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh(address.0),
+        // Linux looks for Xen when it is entered so: 256 exits, that its own entry does not make.
+        PvhBootCapability::PvhEntryPresent(address) if !linux => Entry::Pvh(address.0),
         _ => Entry::Linux64(loaded.kernel_load.0),
     };
     Ok(LoadedKernel { entry, end: loaded.kernel_end, setup_header: None })
 }
 
-/// Checks that every segment lies within the file and within memory, so that the message can say which.
-fn check_segments(memory: &GuestMemoryMmap, image: &mut NamedFile, size: u64) -> Result<(), KernelError> {
+/// The program headers of an ELF file, one after the other.
+fn program_headers(image: &NamedFile) -> Result<Vec<u8>, KernelError> {
     const HEADER: usize = 64;
-    const PROGRAM_HEADER: usize = 56;
-    const PT_LOAD: u64 = 1;
-    let truncated = || KernelError::Truncated(image.path.clone());
+    let truncated = |_| KernelError::Truncated(image.path.clone());
     let mut header = [0; HEADER];
-    (&image.file).read_exact(&mut header).map_err(|_| truncated())?;
-    let offset = number(&header, 32, 8);
+    image.file.read_exact_at(&mut header, 0).map_err(truncated)?;
     let count = usize::try_from(number(&header, 56, 2)).unwrap_or_default();
-    (&image.file).seek(SeekFrom::Start(offset)).map_err(|_| truncated())?;
     let mut headers = vec![0; count * PROGRAM_HEADER];
-    (&image.file).read_exact(&mut headers).map_err(|_| truncated())?;
-    for header in headers.chunks_exact(PROGRAM_HEADER).filter(|header| number(header, 0, 4) == PT_LOAD) {
+    image.file.read_exact_at(&mut headers, number(&header, 32, 8)).map_err(truncated)?;
+    Ok(headers)
+}
+
+/// Of those headers, the ones of this type.
+fn of_type(headers: &[u8], kind: u64) -> impl Iterator<Item = &[u8]> {
+    headers.chunks_exact(PROGRAM_HEADER).filter(move |header| number(header, 0, 4) == kind)
+}
+
+/// Checks that every segment lies within the file and within memory, so that the message can say which.
+fn check_segments(
+    memory: &GuestMemoryMmap,
+    image: &NamedFile,
+    headers: &[u8],
+    size: u64,
+) -> Result<(), KernelError> {
+    const PT_LOAD: u64 = 1;
+    for header in of_type(headers, PT_LOAD) {
         let (offset, address) = (number(header, 8, 8), number(header, 24, 8));
         let (in_file, in_memory) = (number(header, 32, 8), number(header, 40, 8));
         if offset.checked_add(in_file).is_none_or(|end| end > size) {
-            return Err(truncated());
+            return Err(KernelError::Truncated(image.path.clone()));
         }
         check_fits(memory, &image.path, address, in_memory.max(in_file))?;
     }
     Ok(())
+}
+
+/// Whether its notes say that it is Linux. Notes that cannot be read say nothing.
+fn is_linux(image: &NamedFile, headers: &[u8]) -> bool {
+    const PT_NOTE: u64 = 4;
+    // A kernel has a few hundred bytes of them.
+    const MOST: u64 = 64 << 10;
+    of_type(headers, PT_NOTE).any(|header| {
+        let (offset, length) = (number(header, 8, 8), number(header, 32, 8).min(MOST));
+        let mut notes = vec![0; usize::try_from(length).unwrap_or_default()];
+        image.file.read_exact_at(&mut notes, offset).is_ok() && notes::are_of_linux(&notes)
+    })
 }
 
 /// The little-endian number of `length` bytes at `at`; the caller's slice holds it.

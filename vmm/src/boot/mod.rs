@@ -5,6 +5,7 @@ mod cmdline;
 mod initrd;
 mod kernel;
 mod named_file;
+mod notes;
 
 use linux_loader::loader::bootparam::setup_header;
 use rvm_config::MemorySize;
