@@ -19,7 +19,10 @@ pub struct CmdlineError(pub usize);
 /// - `quiet`: each character on the console is an exit; warnings and errors still show.
 /// - `reboot=k`: reset by the keyboard controller first; it is there, other ways are tried after it.
 /// - `panic=-1`: reset at once after a panic, which the VMM has been told of.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1";
+/// - `page_reporting.page_reporting_order=5`: free memory goes back to the host in pieces of 128 KiB, not of 2 MiB: an idle
+///   guest keeps 5 to 9 MiB less (adr 11).
+pub const DEFAULT_CMDLINE: &str =
+    "console=ttyS0 quiet reboot=k panic=-1 page_reporting.page_reporting_order=5";
 
 /// The whole command line for `kernel`.
 ///

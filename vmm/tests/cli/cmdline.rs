@@ -3,7 +3,7 @@
 use crate::place::Place;
 
 /// What rvm puts before the user's words, and the blank after it.
-const OURS: usize = "console=ttyS0 quiet reboot=k panic=-1 ".len();
+const OURS: usize = rvm::boot::DEFAULT_CMDLINE.len() + 1;
 
 #[test]
 fn one_that_is_too_long() {
