@@ -25,6 +25,7 @@ mod plan;
 mod process;
 mod seccomp;
 mod sys;
+pub mod wire;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::container::Stdio;
+use crate::container::{Stdio, wire};
 use oci_spec::runtime::{Process, Spec};
 use rvm_agent_proto as proto;
 use tonic::Status;
@@ -21,7 +21,8 @@ use crate::streams::no_stream;
 /// Makes a container and its first process; gives the process's number.
 pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result<u32, Status> {
     check_id(&request.id)?;
-    let mut spec: Spec = json("spec", &request.spec)?;
+    let spec: wire::Container = json("spec", &request.spec)?;
+    let mut spec = Spec::try_from(spec).map_err(refused)?;
     // The runtime refuses a specification without a root.
     let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     if let (Some(wanted), Some(process)) = (&request.user, spec.process_mut()) {
@@ -63,7 +64,8 @@ pub async fn create(state: &Arc<State>, request: proto::CreateRequest) -> Result
 pub async fn exec(state: &Arc<State>, request: proto::ExecRequest) -> Result<u32, Status> {
     let proto::ExecRequest { container: id, exec, .. } = request;
     check_id(&exec)?;
-    let mut process: Process = json("process", &request.process)?;
+    let process: wire::Process = json("process", &request.process)?;
+    let mut process = Process::try_from(process).map_err(refused)?;
     state.table.with(&id, |entry| {
         entry.vacancy(&exec)?;
         match &request.user {

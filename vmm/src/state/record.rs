@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
 use rvm_agent_proto::User;
 use rvm_config::MemorySize;
 use rvm_sandbox::network::{NetworkMode, Publish};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::time::Timestamp;
 
@@ -23,8 +23,8 @@ pub struct Record {
     pub created: Timestamp,
     /// What it runs from.
     pub image: ImageRecord,
-    /// The container, as the agent gets it.
-    pub spec: Spec,
+    /// The container, as the agent gets it: JSON of the OCI runtime specification.
+    pub spec: Value,
     /// Who its first process is.
     pub user: UserRecord,
     /// vCPUs of the VM.
@@ -65,6 +65,12 @@ impl Record {
     /// What the container wrote to its outputs.
     pub fn log(&self) -> PathBuf {
         self.data.join("log")
+    }
+
+    /// The command of the first process.
+    pub fn command(&self) -> Vec<&str> {
+        let words = self.spec.pointer("/process/args").and_then(Value::as_array);
+        words.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
     /// The disk that takes what the container writes, if it has one.

@@ -13,7 +13,6 @@
 
 use std::io::{self, Read, Write};
 
-use oci_spec::runtime;
 use rvm_agent_proto::{Process, StatsResponse};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -78,8 +77,8 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
-    /// As the agent gets it.
-    pub process: runtime::Process,
+    /// As the agent gets it: JSON of the OCI runtime specification.
+    pub process: serde_json::Value,
     /// Who it is.
     pub user: UserRecord,
     /// It has standard input.

@@ -206,7 +206,7 @@ impl Sandbox {
         if self.status.lock().unwrap_or_else(PoisonError::into_inner).phase == Phase::Paused {
             return Err(failed(io::Error::other("the container is paused; `rvm unpause` lets it go on")));
         }
-        let tty = process.terminal().unwrap_or_default();
+        let tty = process["terminal"].as_bool().unwrap_or_default();
         let (tokens, stdio) =
             boot::open_streams(&self.agent, interactive, tty, size).await.map_err(failed)?;
         let name = self.next_exec();

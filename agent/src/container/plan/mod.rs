@@ -87,7 +87,6 @@ pub struct Hook {
 impl Plan {
     /// Checks the specification of the container `id`, for a process with a terminal if `terminal`.
     pub fn of(id: &str, spec: &Spec, terminal: bool) -> Result<Self, Error> {
-        only_linux(spec)?;
         let linux = spec.linux().clone().unwrap_or_default();
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "it is missing"))?;
         if !root.path().is_absolute() {
@@ -121,20 +120,6 @@ impl Plan {
             namespaces,
             id_maps,
         })
-    }
-}
-
-/// Refuses what is for other systems than Linux.
-fn only_linux(spec: &Spec) -> Result<(), Error> {
-    let others = [
-        ("solaris", spec.solaris().is_some()),
-        ("windows", spec.windows().is_some()),
-        ("vm", spec.vm().is_some()),
-        ("zos", spec.zos().is_some()),
-    ];
-    match others.into_iter().find(|(_, there)| *there) {
-        Some((field, _)) => Err(Error::unsupported(field, "the guest runs Linux containers")),
-        None => Ok(()),
     }
 }
 

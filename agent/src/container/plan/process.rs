@@ -150,11 +150,6 @@ fn refuse(process: &Process) -> Result<(), Error> {
         ("process.commandLine", set(process.command_line()), "it is for Windows"),
         ("process.user.username", set(process.user().username()), "it is for Windows"),
         ("process.scheduler", process.scheduler().is_some(), "a guest's processes share its CPUs evenly"),
-        (
-            "process.execCPUAffinity",
-            process.exec_cpu_affinity().is_some(),
-            "linux.resources.cpu.cpus does it",
-        ),
     ];
     match refused.into_iter().find(|(_, there, _)| *there) {
         Some((field, _, reason)) => Err(Error::unsupported(field, reason)),

@@ -3,8 +3,7 @@
 use std::io;
 
 use clap::Args;
-use oci_spec::runtime::Process;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::attach::{self, Attached};
 use super::super::run::{Size, environment};
@@ -74,23 +73,24 @@ fn run(args: &ExecArgs) -> Result<u8, ContainerError> {
 }
 
 /// The container's first process with another command: its environment, directory and rights.
-fn process(args: &ExecArgs, record: &Record) -> Result<Process, ContainerError> {
-    let bad = |error: serde_json::Error| {
-        ContainerError::Value(format!("the container's record is damaged: {error}"))
-    };
-    let mut process = serde_json::to_value(record.spec.process()).map_err(bad)?;
-    let mut variables: Vec<String> = serde_json::from_value(process["env"].take()).map_err(bad)?;
+fn process(args: &ExecArgs, record: &Record) -> Result<Value, ContainerError> {
+    let bad = |what: &str| ContainerError::Value(format!("the container's record is damaged: {what}"));
+    let process = record.spec.get("process").and_then(Value::as_object);
+    let mut process = process.ok_or_else(|| bad("it has no process"))?.clone();
+    let variables = process.get("env").cloned().unwrap_or_default();
+    let variables = serde_json::from_value(variables);
+    let mut variables: Vec<String> = variables.map_err(|error| bad(&error.to_string()))?;
     if args.tty && !variables.iter().any(|variable| variable.starts_with("TERM=")) {
         variables.push("TERM=xterm".to_owned());
     }
     for given in &args.env {
         environment::add(&mut variables, given).map_err(|error| ContainerError::Value(error.to_string()))?;
     }
-    process["env"] = json!(variables);
-    process["args"] = json!(args.command);
-    process["terminal"] = json!(args.tty);
+    process.insert("env".to_owned(), json!(variables));
+    process.insert("args".to_owned(), json!(args.command));
+    process.insert("terminal".to_owned(), json!(args.tty));
     if let Some(directory) = &args.workdir {
-        process["cwd"] = json!(directory);
+        process.insert("cwd".to_owned(), json!(directory));
     }
-    serde_json::from_value(process).map_err(bad)
+    Ok(process.into())
 }

@@ -31,7 +31,7 @@ struct Row<'a> {
     id: &'a str,
     name: &'a str,
     image: &'a str,
-    command: &'a [String],
+    command: Vec<&'a str>,
     created: Timestamp,
     #[serde(flatten)]
     status: &'a Status,
@@ -87,18 +87,14 @@ fn row<'a>(record: &'a Record, status: &'a Status) -> Row<'a> {
         id: &record.id,
         name: &record.name,
         image: &record.image.reference,
-        command: words(record),
+        command: record.command(),
         created: record.created,
         status,
     }
 }
 
-fn words(record: &Record) -> &[String] {
-    record.spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
-}
-
 fn command_cell(record: &Record, whole: bool) -> String {
-    let command = words(record).join(" ").escape_debug().to_string();
+    let command = record.command().join(" ").escape_debug().to_string();
     match command.char_indices().nth(COMMAND_CELL) {
         Some((end, _)) if !whole => format!("\"{}...\"", command.get(..end).unwrap_or_default()),
         _ => format!("\"{command}\""),

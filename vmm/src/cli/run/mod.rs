@@ -98,9 +98,6 @@ pub enum RunError {
     /// A terminal for the command, where this process has none.
     #[error("cannot give the command a terminal: standard input is none; leave out -t")]
     NoTerminal,
-    /// A specification that is none.
-    #[error("the container's specification cannot be made of these flags: {0}")]
-    Spec(serde_json::Error),
     /// The host.
     #[error("cannot {attempt}")]
     Host {
