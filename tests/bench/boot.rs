@@ -1,14 +1,15 @@
 //! From the start of the VMM's process to the ready line of init, the VMM's memory, the guest's at that line and
 //! when it has idled, and what a boot exits for; each beside QEMU's microvm with the same kernel and the same image.
+//! Then where the time goes, for a guest of one command and for one that containers run in.
 //!
 //! One vCPU, 128 MiB, seccomp on. A figure is the median of [`RUNS`] boots after one that is not counted; a lab
 //! millisecond is a million executed instructions, host and guest together. The memory of an idle guest is that of
-//! one more boot, whose agent waits for a host that does not call.
+//! one more boot, of the image with a shell, whose first process sleeps.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to tell")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,10 +25,13 @@ const RUNS: usize = 5;
 const READY: &str = "rvm-agent ready";
 /// What init runs after the ready line; the VMM is stopped before that matters.
 const AND_THEN: &str = "-- /init";
+/// What it runs to be idle.
+const AND_SLEEP: &str = "-- sleep 1000000";
 /// More than a guest needs to boot, and less than it waits before it reports free pages (2 s).
 const BOOTED: Duration = Duration::from_secs(1);
-/// Some ten times as long as one round of reports takes, and three of the host's khugepaged.
-const IDLE: Duration = Duration::from_secs(30);
+/// The guest reports in rounds, 2 s apart: after this many there is nothing left to report, and the host's khugepaged
+/// (10 s) has had its time as well.
+const IDLE: Duration = Duration::from_secs(60);
 /// The guest's memory.
 const GUEST_KIB: u64 = 128 << 10;
 const KVM_STATS: &str = "/sys/kernel/debug/kvm";
@@ -186,7 +190,7 @@ fn main() {
         fs::write(HUGE_PAGES, huge_pages).unwrap();
         for (name, make) in [("rvm", rvm as Make), ("QEMU microvm", qemu)] {
             let boot = median(make);
-            let idle = idle(make(&artifact::agent_initramfs(), ""));
+            let idle = idle(make(&artifact::initramfs(), AND_SLEEP));
             print(huge_pages, name, &boot, idle);
             let figure = json!({
                 "lab_ms": boot.to_ready.as_secs_f64() * 1e3,
@@ -202,17 +206,19 @@ fn main() {
     if let Some(chosen) = before.split(['[', ']']).nth(1) {
         fs::write(HUGE_PAGES, chosen).unwrap();
     }
-    println!();
-    println!("{}", phases());
+    println!("\na guest of one command:\n{}", phases(&artifact::bare_initramfs(), AND_THEN));
+    println!("a guest of containers:\n{}", phases(&artifact::agent_initramfs(), ""));
     fs::write(artifact::out().join("boot.json"), json!(figures).to_string()).unwrap();
 }
 
-/// Where the time of one boot goes, as rvm itself tells.
-fn phases() -> String {
-    let mut command = rvm(&artifact::bare_initramfs(), AND_THEN);
-    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    command = Command::new(artifact::rvm());
-    command.args(&arguments[..1]).arg("--timing").args(&arguments[1..]);
-    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output().unwrap();
-    String::from_utf8_lossy(&output.stderr).into_owned()
+/// Where the time of one boot of this image goes, as rvm itself tells when it is asked to end.
+fn phases(image: &Path, words: &str) -> String {
+    let mut command = rvm(image, words);
+    command.arg("--timing").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Running(command.spawn().unwrap());
+    sleep(BOOTED);
+    kill(Pid::from_raw(child.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let mut told = String::new();
+    child.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    told
 }

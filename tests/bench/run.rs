@@ -2,52 +2,94 @@
 //! second process, output, work with small files, and what an idle container takes of the host.
 //!
 //! One container, 1 vCPU, the defaults of both. A lab millisecond is a million executed instructions, of the host and
-//! the guest together, so what containerd does on the side is in the figures as it is in life. A figure is the median of
-//! [`RUNS`] after one that is not counted.
+//! the guest together, so what containerd does on the side is in the figures as it is in life. Starts and processes are
+//! the median of [`RUNS`] after one that is not counted; output is one run after one that is not counted. Work is done
+//! once: the host has in its memory what is read, and a guest has not. What hangs is ended, and has no figure.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to tell")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rvm_tests::oci::Layer;
 use rvm_tests::{artifact, daemon};
 use serde_json::{Value, json};
 
 const RUNS: usize = 5;
 const HALT_POLL: &str = "/sys/module/kvm/parameters/halt_poll_ns";
+/// In lab time: what takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// A guest gives its free memory back in rounds, 2 s apart; after this many there is nothing left to give.
+const IDLE: Duration = Duration::from_secs(60);
 
-/// Where the volume is on the host, and its archive of small files.
+/// Where the volume is on the host: archives of small files, a file to read in, and the program that reads.
 const SHARED: &str = "/var/tmp/bench-shared";
 const FILES: u32 = 5000;
+/// In the volume, where each takes ten times as long.
+const FILES_OF_VOLUME: u32 = 100;
+const LARGE: usize = 32 << 20;
+/// Where `lab bench` puts the program.
+const READER: &str = "/pay/guest-bench";
 
-/// One way to run containers, with a container in the background to do work in.
+const IMAGE: &str = "localhost:5000/busybox:latest";
+/// The containers in the background: to do work in, and to do nothing.
+const BOX: &str = "box";
+const IDLER: &str = "idler";
+
+/// One way to run containers.
 struct Runtime {
     name: &'static str,
     /// A container that runs `true` and is removed.
-    run: fn() -> Command,
-    /// One more process in the container in the background.
+    once: fn() -> Command,
+    /// A container in the background, with the volume.
+    start: fn(&str) -> Command,
+    /// One more process in the box.
     exec: fn(&[&str]) -> Command,
+    /// Ends a container.
+    end: fn(&str) -> Command,
+    /// Words of the command lines of the processes that a container costs the host.
+    processes: &'static [&'static str],
 }
 
-const RUNTIMES: [Runtime; 2] = [
-    Runtime { name: "rvm", run: || rvm(&["run", "--rm", IMAGE, "true"]), exec: rvm_exec },
-    Runtime { name: "runc", run: || ctr(&["run", "--rm", IMAGE, "once", "true"]), exec: ctr_exec },
-];
+const SLEEP: [&str; 2] = ["sleep", "1000000"];
 
-const IMAGE: &str = "localhost:5000/busybox:latest";
+const RUNTIMES: [Runtime; 2] = [
+    Runtime {
+        name: "rvm",
+        once: || rvm(&["run", "--rm", IMAGE, "true"]),
+        start: |name| {
+            let volume = format!("{SHARED}:/shared");
+            rvm(&[&["run", "-d", "--name", name, "-v", &volume, IMAGE], &SLEEP[..]].concat())
+        },
+        exec: |words| rvm(&[&["exec", BOX], words].concat()),
+        end: |name| rvm(&["rm", "-f", name]),
+        processes: &["rvm supervise ", "rvm boot "],
+    },
+    Runtime {
+        name: "runc",
+        once: || ctr(&["run", "--rm", IMAGE, "once", "true"]),
+        start: |name| {
+            let mount = format!("type=bind,src={SHARED},dst=/shared,options=rbind:rw");
+            ctr(&[&["run", "-d", "--mount", &mount, IMAGE, name], &SLEEP[..]].concat())
+        },
+        exec: |words| ctr(&[&["task", "exec", "--exec-id", "more", BOX], words].concat()),
+        end: |name| ctr(&["task", "rm", "--force", name]),
+        processes: &["containerd-shim-runc-v2 ", "sleep 1000000 "],
+    },
+];
 
 fn rvm(arguments: &[&str]) -> Command {
     let mut command = Command::new(artifact::rvm());
     command.args(arguments);
     command
-}
-
-fn rvm_exec(words: &[&str]) -> Command {
-    rvm(&[&["exec", "box"], words].concat())
 }
 
 fn ctr(arguments: &[&str]) -> Command {
@@ -56,122 +98,146 @@ fn ctr(arguments: &[&str]) -> Command {
     command
 }
 
-fn ctr_exec(words: &[&str]) -> Command {
-    ctr(&[&["task", "exec", "--exec-id", "more", "box"], words].concat())
+/// Kills `child` if nobody says in time that it has ended.
+fn watch(child: &Child) -> Sender<()> {
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let (ended, over) = mpsc::channel();
+    thread::spawn(move || {
+        if over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            kill(pid, Signal::SIGKILL).ok();
+        }
+    });
+    ended
 }
 
-/// Lab milliseconds to the end of `command`, and the bytes that it wrote.
-fn time(mut command: Command) -> (f64, u64) {
+/// Lab milliseconds to the end of `command`; none if it had to be ended.
+fn time(mut command: Command) -> Option<f64> {
     let start = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut output = child.stdout.take().unwrap();
-    let mut buffer = vec![0; 1 << 16];
-    let mut bytes = 0;
-    loop {
-        match output.read(&mut buffer).unwrap() {
-            0 => break,
-            count => bytes += count as u64,
-        }
-    }
+    let _watched = watch(&child);
+    io::copy(&mut child.stdout.take().unwrap(), &mut io::sink()).unwrap();
     let status = child.wait().unwrap();
     let millis = start.elapsed().as_secs_f64() * 1e3;
-    assert!(status.success(), "{command:?}: {status}");
-    (millis, bytes)
+    assert!(status.success() || status.signal().is_some(), "{command:?}: {status}");
+    status.success().then_some(millis)
 }
 
-fn median(command: impl Fn() -> Command) -> f64 {
-    time(command());
-    let mut times: Vec<f64> = (0..RUNS).map(|_| time(command()).0).collect();
+/// The middle one of `runs` times, after one that is not counted.
+fn median(runs: usize, command: impl Fn() -> Command) -> Option<f64> {
+    time(command())?;
+    let mut times = (0..runs).map(|_| time(command())).collect::<Option<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
-    times[RUNS / 2]
+    times.get(runs / 2).copied()
 }
 
-fn run(mut command: Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
-}
-
-/// What is done in the container: a name, a script, and how often it does what is counted.
-///
-/// `$AT` is where: in the root file system, or in the volume.
+/// Work with small files: a name, and a script that is told by `$AT` where: in the root file system or in the volume.
 const WORK: [(&str, &str); 3] = [
-    ("untar 5,000 files", "rm -rf $AT/tree; mkdir $AT/tree; tar -xf /shared/files.tar -C $AT/tree"),
-    ("stat 5,000 files", "find $AT/tree -size +100000k"),
-    ("read 5,000 files", "tar -cf - -C $AT/tree . | wc -c"),
+    ("untar", "mkdir $AT/tree; tar -xf /shared/$FILES.tar -C $AT/tree"),
+    ("stat", "find $AT/tree -size +100000k"),
+    ("read", "tar -cf - -C $AT/tree . | wc -c"),
 ];
+const PLACES: [(&str, &str, u32); 2] = [("root", "", FILES), ("volume", "/shared", FILES_OF_VOLUME)];
+const READS: &str = "echo file /shared/large 4096 2000 | /shared/guest-bench";
 
 fn prepare() {
     fs::write(HALT_POLL, "0").unwrap();
-    fs::create_dir_all(SHARED).unwrap();
-    let content = [b'x'; 2000];
-    let files = (0..FILES).fold(Layer::default(), |layer, number| {
-        layer.file(&format!("d{}/f{number}", number / 100), 0o644, &content[..(number % 2000) as usize])
-    });
-    fs::write(Path::new(SHARED).join("files.tar"), files.archive()).unwrap();
+    let shared = Path::new(SHARED);
+    fs::create_dir_all(shared).unwrap();
+    for (_, _, files) in PLACES {
+        fs::write(shared.join(format!("{files}.tar")), archive(files)).unwrap();
+    }
+    fs::write(shared.join("large"), vec![0x5a; LARGE]).unwrap();
+    fs::copy(READER, shared.join("guest-bench")).unwrap();
     daemon::containerd().unwrap();
     daemon::registry().unwrap();
-    run(rvm(&["pull", "--quiet", IMAGE]));
-    run(ctr(&["image", "pull", "--plain-http", IMAGE]));
+    time(rvm(&["pull", "--quiet", IMAGE]));
+    time(ctr(&["image", "pull", "--plain-http", IMAGE]));
+}
+
+/// An archive of small files, a hundred a directory.
+fn archive(files: u32) -> Vec<u8> {
+    let content = [b'x'; 2000];
+    let layer = (0..files).fold(Layer::default(), |layer, number| {
+        layer.file(&format!("d{}/f{number}", number / 100), 0o644, &content[..(number % 2000) as usize])
+    });
+    layer.archive()
+}
+
+type Figures = BTreeMap<String, f64>;
+
+fn measure(runtime: &Runtime) -> Figures {
+    let mut figures = Figures::new();
+    let mut add = |name: String, value: Option<f64>| match value {
+        Some(value) => {
+            println!("{:<6} {name:<40} {value:>10.1}", runtime.name);
+            figures.insert(name, value);
+        }
+        None => println!("{:<6} {name:<40}      hangs", runtime.name),
+    };
+    add("run --rm IMAGE true, lab ms".into(), median(RUNS, runtime.once));
+    if runtime.name == "rvm" {
+        let alone = || rvm(&["run", "--rm", "--network", "none", IMAGE, "true"]);
+        add("the same without a network, lab ms".into(), median(RUNS, alone));
+    }
+
+    time((runtime.start)(IDLER));
+    sleep(IDLE);
+    for (process, mib) in resident(runtime) {
+        add(format!("idle, MiB of {process}"), Some(mib));
+    }
+    time((runtime.end)(IDLER));
+
+    time((runtime.start)(BOX));
+    let exec = median(RUNS, || (runtime.exec)(&["true"]));
+    let beyond_exec = |time: Option<f64>| Some(time? - exec?);
+    add("exec true, lab ms".into(), exec);
+    let flood = ["dd", "if=/dev/zero", "bs=64k", "count=256", "status=none"];
+    let flood = beyond_exec(median(1, || (runtime.exec)(&flood)));
+    add("stdout, lab ms for a MiB".into(), flood.map(|time| time / 16.0));
+    let reads = time((runtime.exec)(&["sh", "-c", READS]));
+    add("2,000 random reads, volume, lab ms".into(), beyond_exec(reads));
+    for (place, at, files) in PLACES {
+        for (name, script) in WORK {
+            let script = format!("AT={at}; FILES={files}; {script}");
+            let all = time((runtime.exec)(&["sh", "-c", &script]));
+            add(format!("{name} {files} files, {place}, lab ms"), beyond_exec(all));
+        }
+    }
+    fs::remove_dir_all(Path::new(SHARED).join("tree")).ok();
+    time((runtime.end)(BOX));
+    figures
+}
+
+/// Resident memory of the processes of the one container, the guest's memory and programs that are shared included; the
+/// last is all of them.
+fn resident(runtime: &Runtime) -> Vec<(&'static str, f64)> {
+    let pids = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut found: Vec<(&str, f64)> = pids
+        .filter_map(|pid| {
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " ");
+            let process = runtime.processes.iter().find(|process| words.contains(**process))?;
+            Some((process.trim(), resident_mib(&pid)?))
+        })
+        .collect();
+    found.push(("all processes", found.iter().map(|(_, mib)| mib).sum()));
+    found
+}
+
+fn resident_mib(pid: &str) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
 }
 
 fn main() {
     prepare();
-    let volume = format!("{SHARED}:/shared");
-    let mut figures: BTreeMap<&str, BTreeMap<String, Value>> = BTreeMap::new();
-    for runtime in &RUNTIMES {
-        let mut add = |name: String, value: f64| {
-            println!("{:<6} {name:<44} {value:>10.1}", runtime.name);
-            figures.entry(runtime.name).or_default().insert(name, json!(value));
-        };
-        add("run --rm IMAGE true, lab ms".into(), median(runtime.run));
-        let mount = format!("type=bind,src={SHARED},dst=/shared,options=rbind:rw");
-        match runtime.name {
-            "rvm" => run(rvm(&["run", "-d", "--name", "box", "-v", &volume, IMAGE, "sleep", "1000000"])),
-            _ => run(ctr(&["run", "-d", "--mount", &mount, IMAGE, "box", "sleep", "1000000"])),
-        }
-        let exec = median(|| (runtime.exec)(&["true"]));
-        add("exec true, lab ms".into(), exec);
-        let flood = ["dd", "if=/dev/zero", "bs=64k", "count=256"];
-        add("stdout, lab ms for a MiB".into(), (median(|| (runtime.exec)(&flood)) - exec) / 16.0);
-        for at in ["", "/shared"] {
-            let place = if at.is_empty() { "root" } else { "volume" };
-            for (name, script) in WORK {
-                let script = format!("AT={at}; {script}");
-                add(
-                    format!("{name}, {place}, lab ms"),
-                    median(|| (runtime.exec)(&["sh", "-c", &script])) - exec,
-                );
-            }
-        }
-        add("idle, MiB of all processes".into(), resident(runtime.name));
-        match runtime.name {
-            "rvm" => run(rvm(&["rm", "-f", "box"])),
-            _ => run(ctr(&["task", "rm", "--force", "box"])),
-        }
-    }
+    let figures: BTreeMap<&str, Figures> =
+        RUNTIMES.iter().map(|runtime| (runtime.name, measure(runtime))).collect();
     for (name, rvm) in &figures["rvm"] {
-        let ratio = rvm.as_f64().unwrap() / figures["runc"][name].as_f64().unwrap();
-        println!("rvm / runc: {name:<44} {ratio:.2}");
-    }
-    fs::write(artifact::out().join("run.json"), json!(figures).to_string()).unwrap();
-}
-
-/// Resident memory of all processes of the one container, the guest's memory and programs that are shared included.
-fn resident(runtime: &str) -> f64 {
-    let ours = |pid: &str| {
-        let command =
-            fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
-        match runtime {
-            "rvm" => command.contains("rvm supervise") || command.contains("rvm boot"),
-            _ => command.contains("containerd-shim-runc-v2") || command.contains("sleep 1000000"),
+        if let Some(runc) = figures["runc"].get(name) {
+            println!("rvm / runc: {name:<40} {:.2}", rvm / runc);
         }
-    };
-    let entries =
-        fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let of_process = |pid: String| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    entries.filter(|pid| ours(pid)).map(of_process).sum::<f64>() / 1024.0
+    }
+    let figures: Value = json!(figures);
+    fs::write(artifact::out().join("run.json"), figures.to_string()).unwrap();
 }

@@ -1,11 +1,13 @@
-//! Requests to the first disk, by io_uring and past the page cache, a given number of them at a time.
+//! Requests to the first disk, by io_uring and past the page cache, a given number of them at a time; and reads of a
+//! file, as programs do them.
 #![allow(unsafe_code, reason = "io_uring is handed buffers as raw addresses")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 use io_uring::{IoUring, opcode, types};
 use nix::fcntl::OFlag;
@@ -62,6 +64,18 @@ pub fn run(load: &Load) -> io::Result<()> {
         }
     }
     drop(ManuallyDrop::into_inner(buffers));
+    Ok(())
+}
+
+/// Reads `size` bytes at `count` random places of a file, one after the other.
+pub fn read_file(path: &Path, size: u32, count: u32) -> io::Result<()> {
+    let file = File::open(path)?;
+    let mut offsets =
+        Offsets { random: true, state: 1, blocks: file.metadata()?.len() / u64::from(size), size };
+    let mut buffer = vec![0; usize::try_from(size).map_err(io::Error::other)?];
+    for _ in 0..count {
+        file.read_exact_at(&mut buffer, offsets.next())?;
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `nothing ...` | nothing: what the order itself costs |
 //! | `disk read\|write random\|sequential SIZE DEPTH COUNT` | requests of SIZE bytes to /dev/vda past the page cache |
+//! | `file PATH SIZE COUNT` | reads SIZE bytes at COUNT random places of a file, through the page cache |
 //! | `address CIDR` | gives the network card an address |
 //! | `tcp ADDRESS`, `vsock PORT` | connects to the host |
 //! | `ping COUNT` | a byte to the host and back, so many times |
@@ -20,6 +21,7 @@ mod stream;
 
 use std::fs::File;
 use std::io::{self, BufRead};
+use std::path::Path;
 use std::process::Command;
 
 use rvm_tests::workload::{DONE, READY};
@@ -46,6 +48,7 @@ fn obey(words: &[&str], host: &mut Option<File>) -> io::Result<()> {
             depth: number(depth)?,
             count: number(count)?,
         }),
+        ["file", path, size, count] => disk::read_file(Path::new(path), number(size)?, number(count)?),
         ["address", address] => {
             ip(&["address", "add", address, "dev", "eth0"])?;
             ip(&["link", "set", "eth0", "up"])

@@ -54,12 +54,14 @@ pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
 
 /// Has cargo build what runs in the guests of benchmarks. It is static: their image has no libraries.
 fn build_guest_program() -> io::Result<PathBuf> {
+    // As in `.ci/build`, so that what both need is compiled once.
+    const FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
     const TRIPLE: &str = "x86_64-unknown-linux-gnu";
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--quiet", "--package", "rvm-tests", "--bin", "guest-bench"])
         .args(["--target", TRIPLE, "--target-dir", "target"])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("RUSTFLAGS", FLAGS)
         .current_dir(&workspace)
         .stdin(Stdio::null())
         .status()?;
