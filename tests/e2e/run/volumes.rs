@@ -88,3 +88,36 @@ fn what_a_container_writes_to_its_root_is_its_own_and_ends_with_it() {
     assert!((240..=300).contains(&size), "{said}");
     assert!(lines[1] == "100+0 records out" && lines[2].contains("No space left on device"), "{said}");
 }
+
+#[test]
+fn a_file_is_shared_without_what_is_beside_it() {
+    let place = Place::with(&["busybox"]);
+    let busybox = image("busybox");
+    let file = place.path("work/settings");
+    fs::write(&file, "of the host\n").unwrap();
+    fs::write(place.path("work/secret"), "secret\n").unwrap();
+    let script = "cat /etc/app/settings; echo inside >/etc/app/settings; chmod 600 /etc/app/settings; ls /etc/app; \
+                  rm /etc/app/settings 2>/dev/null || echo kept; grep -c virtiofs /proc/mounts";
+    let said =
+        place.said(&["run", "--rm", "-v", "./settings:/etc/app/settings", &busybox, "sh", "-c", script]);
+    assert_eq!(said, "of the host\nsettings\nkept\n1\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "inside\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Where the image has a file already, and with more than one of them.
+    let source = format!("{}:/etc/group:ro", file.display());
+    let script = "cat /etc/group /secret; echo x >/etc/group";
+    let flags = ["run", "--rm", "-v", &source, "-v", "./secret:/secret:ro", &busybox, "sh", "-c", script];
+    let ran = place.run(&flags);
+    assert_eq!(ran.out, "inside\nsecret\n", "{ran:?}");
+    assert!(ran.status != Some(0) && ran.error.contains("Read-only file system"), "{ran:?}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "inside\n");
+
+    let link = place.text("work/link");
+    symlink("/dev/kvm", &link).unwrap();
+    place.refuses(
+        &["run", "--rm", "-v", &format!("{link}:/dev/kvm"), &busybox, "true"],
+        125,
+        "regular files",
+    );
+}

@@ -1,4 +1,4 @@
-//! A shared directory under a hostile driver.
+//! A shared directory, or a file that is shared alone, under a hostile driver.
 
 #![no_main]
 
@@ -26,11 +26,12 @@ const REQUESTS: usize = 1;
 const LONGEST_FILE: u64 = 16 << 20;
 /// What INIT offers: everything.
 const OFFERED: [u8; 8] = [0xff; 8];
-const NAMES: [&[u8]; 12] = [
+const NAMES: [&[u8]; 13] = [
     b"a\0",
     b"b\0",
     b"d\0",
     b"out\0",
+    b"file\0",
     b"pipe\0",
     b"..\0",
     b".\0",
@@ -129,14 +130,18 @@ fuzz_target!(|input: &[u8]| {
     let (place, shared) = (place(), place().join("shared"));
     fill(&shared);
     let cache = if choice & 1 == 0 { CachePolicy::Auto } else { CachePolicy::Never };
-    let share = Share { path: shared.clone(), tag: "fuzz".into(), read_only: choice & 2 != 0, cache };
-    let device = Fs::open(&share, 128).expect("the directory can be shared");
+    let (read_only, file) = (choice & 2 != 0, choice & 4 != 0);
+    let path = if file { shared.join("a") } else { shared.clone() };
+    let share = Share { path, file, tag: "fuzz".into(), read_only, cache };
+    let device = Fs::open(&share, 128).expect("it can be shared");
     let mut driver = attack(Box::new(device), input, request);
 
     assert_eq!(fs::read(place.join("secret")).expect("the file outside"), b"secret");
     assert_eq!(fs::read_dir(place).expect("the directory outside").count(), 2);
-    if share.read_only {
+    if read_only || file {
         assert_eq!(fs::read_dir(&shared).expect("the directory").count(), 4);
+    }
+    if read_only {
         assert_eq!(fs::read(shared.join("a")).expect("the file"), b"contents");
     }
     driver.initialise(u64::MAX);

@@ -20,6 +20,6 @@ pub use limits::{
 pub use machine::{Balloon, Console, Kernel, VmConfig};
 pub use network::{MacAddress, Net, NetHost, Socket, Tap, Vsock};
 pub use options::OptionError;
-pub use share::{CachePolicy, Share};
+pub use share::{CachePolicy, SHARED_FILE, Share};
 pub use storage::{Disk, DiskSource, IoEngine, MAX_DISK_PARTS};
 pub use units::{MemorySize, UnitError};

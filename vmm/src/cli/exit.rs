@@ -62,9 +62,9 @@ statuses! {
     NotADisk = 54, "a disk is a directory, or something else that is no disk";
     DiskPermission = 55, "no permission to open a disk";
     DiskFailed = 56, "a disk cannot be opened or used for another reason";
-    ShareMissing = 57, "a directory to share does not exist";
-    NotAShare = 58, "what is to be shared is no directory";
-    ShareFailed = 59, "a directory cannot be shared for another reason";
+    ShareMissing = 57, "a directory or file to share does not exist";
+    NotAShare = 58, "what is to be shared is no directory, or, where a file is to be shared, no regular file";
+    ShareFailed = 59, "a directory or file cannot be shared for another reason";
     NetMissing = 60, "a tap does not exist";
     NetTaken = 61, "a tap is in use already";
     NetPermission = 62, "no permission to use a tap, or the host has none";
@@ -156,7 +156,7 @@ pub fn of_build(error: &BuildError) -> Status {
         },
         BuildError::Block(error) => of_block(error),
         BuildError::Fs(FsError::Missing(_)) => Status::ShareMissing,
-        BuildError::Fs(FsError::NotADirectory(_)) => Status::NotAShare,
+        BuildError::Fs(FsError::NotADirectory(_) | FsError::NotAFile(_)) => Status::NotAShare,
         BuildError::Fs(FsError::Permission(_) | FsError::Io { .. }) => Status::ShareFailed,
         BuildError::Net(error) => of_net(error),
         BuildError::Vsock(VsockError::Exists(_)) => Status::VsockTaken,

@@ -37,7 +37,7 @@ pub struct BootArgs {
     /// Disk: PATH[,ro][,id=NAME][,engine=auto|io-uring|sync]; may be repeated
     #[arg(long = "disk", value_name = "DISK")]
     disks: Vec<Disk>,
-    /// Shared directory: PATH,tag=NAME[,ro][,cache=auto|never]; may be repeated
+    /// Shared directory, or file: PATH,tag=NAME[,file][,ro][,cache=auto|never]; may be repeated
     #[arg(long = "share", value_name = "SHARE")]
     shares: Vec<Share>,
     /// Network card: TAP[,mac=ADDRESS][,mtu=N][,offload=off], or fd=N or socket-fd=N instead of TAP; may be repeated

@@ -43,7 +43,7 @@ pub struct Record {
     pub dns: Vec<std::net::IpAddr>,
     /// Kernel parameters of the guest; those of the container are in `spec`.
     pub sysctls: BTreeMap<String, String>,
-    /// Directories of the host.
+    /// Directories and files of the host.
     pub volumes: Vec<Volume>,
     /// Where what may become large is kept: below the data directory, not in memory.
     pub data: PathBuf,
@@ -91,12 +91,14 @@ pub struct ImageRecord {
     pub layers: Vec<PathBuf>,
 }
 
-/// A directory of the host in the container.
+/// A directory, or a file, of the host in the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// On the host.
     pub source: PathBuf,
+    /// It is a file.
+    pub file: bool,
     /// In the container.
     pub destination: String,
     /// The guest cannot write.

@@ -175,6 +175,7 @@ fn machine(directory: &Directory, record: &Record, network: &Network) -> Result<
     for (number, volume) in record.volumes.iter().enumerate() {
         config.shares.push(rvm_config::Share {
             path: volume.source.clone(),
+            file: volume.file,
             tag: share_tag(number),
             read_only: volume.read_only,
             cache: CachePolicy::default(),

@@ -33,7 +33,7 @@ pub struct RunArgs {
     /// Read environment variables from a file, a line each; may be repeated
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// Share a directory of the host, or a named volume: SOURCE:DESTINATION[:ro]; may be repeated
+    /// Share a directory or file of the host, or a named volume: SOURCE:DESTINATION[:ro]; may be repeated
     #[arg(short, long, value_name = "VOLUME")]
     pub volume: Vec<VolumeMount>,
     /// Mount an empty file system in memory: DESTINATION[:OPTIONS]; may be repeated

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rvm_config::MemorySize;
+use rvm_config::{MemorySize, SHARED_FILE};
 use rvm_sandbox::images::{self, ImageError, ImageSource, Options, Store, StoreError};
 use rvm_sandbox::rootfs::ROOTFS;
 
@@ -176,10 +176,9 @@ fn record(args: &RunArgs, store: &Store, image: &images::Image) -> Result<Record
     let volumes = args.volume.iter().map(|mount| volume(store, mount)).collect::<Result<Vec<_>, _>>()?;
     let hostname = args.hostname.clone().unwrap_or_else(|| short(&id).to_owned());
     let memory = memory(args)?;
-    let binds = volumes
-        .iter()
-        .enumerate()
-        .map(|(number, volume)| (share_target(number), volume.destination.clone(), volume.read_only));
+    let binds = volumes.iter().enumerate().map(|(number, volume)| {
+        (place_in_guest(number, volume), volume.destination.clone(), volume.read_only)
+    });
     let placed = spec::Placed { hostname: &hostname, rootfs: ROOTFS, binds: binds.collect(), memory };
     let spec = spec::spec(args, &image.config, placed)?;
     let (common, value) = spec::GUEST_SYSCTL;
@@ -241,7 +240,7 @@ fn memory(args: &RunArgs) -> Result<Size, RunError> {
     args.memory.unwrap_or(DEFAULT_MEMORY).is_memory().map_err(RunError::Value)
 }
 
-/// A directory of the host: one that is there, or one that the store keeps under a name.
+/// What is shared of the host: a directory or file that is there, or a directory that the store keeps under a name.
 fn volume(store: &Store, mount: &VolumeMount) -> Result<Volume, RunError> {
     let path = match &mount.source {
         VolumeSource::Path(path) => path.clone(),
@@ -253,11 +252,20 @@ fn volume(store: &Store, mount: &VolumeMount) -> Result<Volume, RunError> {
         }
     };
     let source = path.canonicalize().map_err(|source| RunError::Volume { path: path.clone(), source })?;
-    if !source.is_dir() {
-        let source = io::Error::other("it is no directory, and only directories can be shared with a VM");
+    let file = source.is_file();
+    if !file && !source.is_dir() {
+        let source = io::Error::other("only directories and regular files can be shared with a VM");
         return Err(RunError::Volume { path, source });
     }
-    Ok(Volume { source, destination: mount.destination.clone(), read_only: mount.read_only })
+    Ok(Volume { source, file, destination: mount.destination.clone(), read_only: mount.read_only })
+}
+
+/// Where a volume is in the guest before it is the container's.
+fn place_in_guest(number: usize, volume: &Volume) -> String {
+    match volume.file {
+        true => format!("{}/{SHARED_FILE}", share_target(number)),
+        false => share_target(number),
+    }
 }
 
 fn new_id() -> io::Result<String> {

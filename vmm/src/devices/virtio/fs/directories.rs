@@ -115,8 +115,7 @@ impl FileSystem {
         plus: bool,
     ) -> bool {
         let name = entry.name.to_bytes();
-        let length = NUMBERS.saturating_add(name.len()).next_multiple_of(8);
-        let all = length.saturating_add(if plus { ENTRY } else { 0 });
+        let all = length_in_list(name).saturating_add(if plus { ENTRY } else { 0 });
         if reply.length().saturating_add(all) > size {
             return false;
         }
@@ -130,9 +129,7 @@ impl FileSystem {
             }
             _ => entry.inode,
         };
-        reply.u64(inode).u64(entry.next);
-        reply.u32(u32::try_from(name.len()).unwrap_or(u32::MAX)).u32(entry.kind.into()).put(name);
-        reply.zeroes(length.saturating_sub(NUMBERS.saturating_add(name.len())));
+        put_in_list(reply, inode, entry.next, entry.kind, name);
         true
     }
 
@@ -150,4 +147,15 @@ impl FileSystem {
             Err(_) => drop(reply.zeroes(ENTRY)),
         }
     }
+}
+
+/// Bytes of the entry of this name in a list.
+pub(super) fn length_in_list(name: &[u8]) -> usize {
+    NUMBERS.saturating_add(name.len()).next_multiple_of(8)
+}
+
+/// Adds an entry to a list (`struct fuse_dirent`); `next` is where the one behind it is.
+pub(super) fn put_in_list(reply: &mut Reply, inode: u64, next: u64, kind: u8, name: &[u8]) {
+    reply.u64(inode).u64(next).u32(u32::try_from(name.len()).unwrap_or(u32::MAX)).u32(kind.into()).put(name);
+    reply.zeroes(length_in_list(name).saturating_sub(NUMBERS.saturating_add(name.len())));
 }

@@ -191,7 +191,7 @@ impl FileSystem {
     pub(super) fn syncfs(&mut self) -> Result<(), Errno> {
         match self.rules.read_only {
             true => Ok(()),
-            false => syncfs(self.reopen(ROOT, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?),
+            false => syncfs(self.reopen(ROOT, OFlag::O_RDONLY)?),
         }
     }
 

@@ -1,4 +1,5 @@
-//! The shared directory as the guest works on it: what each request is carried out by.
+//! The shared directory as the guest works on it: what each request is carried out by. Of a file that is shared alone,
+//! [`super::lone_file`] plays the directory.
 //!
 //! ```text
 //!  request ──> handle() ──┬─ session: INIT, DESTROY             nodes: number ──> O_PATH descriptor
@@ -36,7 +37,7 @@ use super::handles::Handles;
 use super::host::{Kind, Stat};
 use super::message::Request;
 use super::nodes::Nodes;
-use super::wire::{Reply, opcode};
+use super::wire::{ROOT, Reply, opcode};
 
 /// How long the guest may believe what it was told, in seconds. Short enough for changes made on the host, as a
 /// new version of a configuration, long enough for a program that looks at the same files again and again.
@@ -77,12 +78,12 @@ pub(super) struct Found {
 }
 
 impl FileSystem {
-    /// Shares `directory`. Fails when /proc cannot be opened.
-    pub fn new(directory: OwnedFd, rules: Rules) -> Result<Self, Errno> {
+    /// Shares `root`, a directory or a regular file. Fails when /proc cannot be opened.
+    pub fn new(root: OwnedFd, rules: Rules) -> Result<Self, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let descriptors = openat(AT_FDCWD, c"/proc/self/fd", flags, Mode::empty())?;
         Ok(Self {
-            nodes: Nodes::new(directory, rules.most_nodes)?,
+            nodes: Nodes::new(root, rules.most_nodes)?,
             handles: Handles::new(rules.most_handles),
             rules,
             descriptors,
@@ -121,6 +122,11 @@ impl FileSystem {
             return Err(Errno::EROFS);
         }
         let request = &mut request;
+        // These are to no node, whatever they say.
+        let to_none = matches!(number, opcode::INIT | opcode::DESTROY | opcode::BATCH_FORGET);
+        if !to_none && request.header.node == ROOT && self.is_lone_file()? {
+            return self.handle_directory_of_file(request, reply);
+        }
         match number {
             opcode::INIT => self.init(request, reply),
             opcode::DESTROY => {

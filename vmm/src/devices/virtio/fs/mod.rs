@@ -1,5 +1,5 @@
-//! File system device (virtio 1.2, section 5.11): a directory of the host, shared with the guest, which mounts it
-//! by its tag (`mount -t virtiofs TAG /mnt`).
+//! File system device (virtio 1.2, section 5.11): a directory of the host, or a single file, shared with the guest, which
+//! mounts it by its tag (`mount -t virtiofs TAG /mnt`).
 //!
 //! ```text
 //!  guest's kernel ── FUSE request in a chain ──> message: copied, bounded ──> filesystem ──> system calls ──┐
@@ -37,6 +37,7 @@ mod files;
 pub mod filesystem;
 mod handles;
 mod host;
+mod lone_file;
 pub mod message;
 mod names;
 mod negotiation;
@@ -70,7 +71,7 @@ const QUEUE_SIZES: [u16; 2] = [128, REQUEST_QUEUE_SIZE];
 /// Bytes of the tag in the configuration (5.11.4), padded with zeroes; the number of request queues is behind it.
 const TAG: usize = 36;
 
-/// A shared directory.
+/// A shared directory, or file.
 pub struct Fs {
     files: FileSystem,
     config: Arc<ConfigSpace>,
@@ -78,15 +79,15 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// Opens the directory that `share` names, to be served with `descriptors` at most ([`open::descriptors`]).
+    /// Opens what `share` names, to be served with `descriptors` at most ([`open::descriptors`]).
     pub fn open(share: &Share, descriptors: usize) -> Result<Self, FsError> {
-        let directory = open::directory(&share.path)?;
+        let root = open::root(share)?;
         let host = |errno: Errno| FsError::Io { path: share.path.clone(), source: errno.into() };
-        Self::new(directory, share, descriptors).map_err(host)
+        Self::new(root, share, descriptors).map_err(host)
     }
 
-    /// Shares `directory`, which is open, as `share` says but for its path.
-    pub fn new(directory: OwnedFd, share: &Share, descriptors: usize) -> Result<Self, Errno> {
+    /// Shares `root`, a directory or a regular file that is open, as `share` says but for its path.
+    pub fn new(root: OwnedFd, share: &Share, descriptors: usize) -> Result<Self, Errno> {
         let most_handles = descriptors / 4;
         let rules = Rules {
             read_only: share.read_only,
@@ -102,7 +103,7 @@ impl Fs {
             *queues = 1_u32.to_le_bytes();
         }
         let config = Arc::new(ConfigSpace::read_only(&config));
-        Ok(Self { files: FileSystem::new(directory, rules)?, config, stats: Arc::default() })
+        Ok(Self { files: FileSystem::new(root, rules)?, config, stats: Arc::default() })
     }
 }
 

@@ -79,7 +79,8 @@ impl FileSystem {
         // A mount after one that never said goodbye starts anew as well.
         self.reset();
         let kept = if self.rules.cached { CACHE_SYMLINKS } else { 0 };
-        let agreed = offered & (WANTED | kept);
+        let without = if self.is_lone_file()? { DO_READDIRPLUS | READDIRPLUS_AUTO } else { 0 };
+        let agreed = offered & (WANTED | kept) & !without;
         let [l0, l1, l2, l3, high @ ..] = agreed.to_le_bytes();
         let (background, congested) = BACKGROUND;
         reply

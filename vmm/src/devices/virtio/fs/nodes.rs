@@ -40,11 +40,15 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// A table of the shared directory, with room for `most` nodes besides.
+    /// A table of what is shared, with room for `most` nodes besides. A file that is shared alone is found as an entry
+    /// ([`super::lone_file`]), under a number of its own.
     pub fn new(root: OwnedFd, most: usize) -> Result<Self, Errno> {
         let stat = Stat::of(&root)?;
         let root = Node { fd: root, kind: stat.kind(), identity: stat.identity(), lookups: 1 };
-        let numbers = HashMap::from([(root.identity, ROOT)]);
+        let numbers = match root.kind {
+            Kind::Directory => HashMap::from([(root.identity, ROOT)]),
+            _ => HashMap::new(),
+        };
         Ok(Self { nodes: HashMap::from([(ROOT, root)]), numbers, next: ROOT, most })
     }
 
@@ -92,7 +96,7 @@ impl Nodes {
         }
     }
 
-    /// Forgets all but the shared directory.
+    /// Forgets all but what is shared.
     pub fn clear(&mut self) {
         self.nodes.retain(|number, _| *number == ROOT);
         self.numbers.retain(|_, number| *number == ROOT);

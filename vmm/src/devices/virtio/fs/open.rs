@@ -1,14 +1,17 @@
-//! Opening a directory to share, and what there is for it of the process's descriptors.
+//! Opening a directory or a file to share, and what there is for it of the process's descriptors.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access};
+use rvm_config::Share;
+
+use super::host::{Kind, Stat};
 
 /// Descriptors that are not for shares: devices, vCPUs, connections.
 const OTHERS: u64 = 2048;
@@ -21,18 +24,21 @@ const FEWEST: u64 = 128;
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
     /// Nothing of this name.
-    #[error("cannot share '{0}': there is no such directory; make it, or give the path of another")]
+    #[error("cannot share '{0}': there is nothing of this name; make it, or give the path of another")]
     Missing(PathBuf),
     /// Something else of this name.
-    #[error("cannot share '{0}': it is no directory; give the path of one")]
+    #[error("cannot share '{0}': it is no directory; give the path of one, or say that it is a file")]
     NotADirectory(PathBuf),
+    /// Something else where a file is to be shared.
+    #[error("cannot share '{0}' as a file: it is no regular file; give the path of one")]
+    NotAFile(PathBuf),
     /// This user may not look into it.
-    #[error("cannot share '{0}': permission denied; let this user list and search it")]
+    #[error("cannot share '{0}': permission denied; let this user read it, and list and search a directory")]
     Permission(PathBuf),
     /// The host failed.
     #[error("cannot share '{path}'")]
     Io {
-        /// The directory.
+        /// The directory or file.
         path: PathBuf,
         /// What the host said.
         #[source]
@@ -40,19 +46,25 @@ pub enum FsError {
     },
 }
 
-/// Opens the directory at `path`.
-pub fn directory(path: &Path) -> Result<OwnedFd, FsError> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let opened = open(path, flags, Mode::empty());
-    // One that cannot be listed would look empty to the guest.
-    let opened = opened.and_then(|fd| access(path, AccessFlags::R_OK | AccessFlags::X_OK).map(|()| fd));
-    let path = path.to_owned();
-    opened.map_err(|errno| match errno {
-        Errno::ENOENT => FsError::Missing(path),
-        Errno::ENOTDIR => FsError::NotADirectory(path),
-        Errno::EACCES | Errno::EPERM => FsError::Permission(path),
-        errno => FsError::Io { path, source: errno.into() },
-    })
+/// Opens what `share` names, if it is what `share` says: the directory, or the file.
+pub fn root(share: &Share) -> Result<OwnedFd, FsError> {
+    let path = &share.path;
+    let (kind, rights, flags) = match share.file {
+        false => (Kind::Directory, AccessFlags::R_OK | AccessFlags::X_OK, OFlag::O_DIRECTORY),
+        true => (Kind::Regular, AccessFlags::R_OK, OFlag::empty()),
+    };
+    let opened = open(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    // One that cannot be read would look empty to the guest.
+    let opened = opened.and_then(|fd| access(path, rights).map(|()| fd));
+    let stated = opened.and_then(|fd| Ok((Stat::of(&fd)?.kind(), fd)));
+    match stated {
+        Ok((found, fd)) if found == kind => Ok(fd),
+        Ok(_) if share.file => Err(FsError::NotAFile(path.clone())),
+        Ok(_) | Err(Errno::ENOTDIR) => Err(FsError::NotADirectory(path.clone())),
+        Err(Errno::ENOENT) => Err(FsError::Missing(path.clone())),
+        Err(Errno::EACCES | Errno::EPERM) => Err(FsError::Permission(path.clone())),
+        Err(errno) => Err(FsError::Io { path: path.clone(), source: errno.into() }),
+    }
 }
 
 /// Lets this process have as many descriptors as the host's limit allows; gives how many each of `shares` may use.

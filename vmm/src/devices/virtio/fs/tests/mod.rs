@@ -23,6 +23,7 @@ mod attributes;
 mod directories;
 mod files;
 mod hostile;
+mod lone_file;
 mod names;
 mod negotiation;
 
@@ -65,6 +66,7 @@ impl Guest {
         let directory = TempDir::new().unwrap();
         let mut share = Share {
             path: directory.path().to_owned(),
+            file: false,
             tag: "data".into(),
             read_only: false,
             cache: CachePolicy::Auto,

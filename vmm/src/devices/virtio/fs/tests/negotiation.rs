@@ -9,8 +9,13 @@ const MAX_PAGES: u64 = 1 << 22;
 
 fn unmounted() -> Guest {
     let directory = TempDir::new().unwrap();
-    let share =
-        Share { path: directory.path().into(), tag: "t".into(), read_only: false, cache: CachePolicy::Auto };
+    let share = Share {
+        path: directory.path().into(),
+        file: false,
+        tag: "t".into(),
+        read_only: false,
+        cache: CachePolicy::Auto,
+    };
     let device = Fs::open(&share, 1024).unwrap();
     Guest::unmounted(directory, device)
 }
@@ -72,8 +77,13 @@ fn a_reset_forgets_what_the_guest_knew_and_a_pause_does_not() {
 fn the_configuration_has_the_tag_and_one_queue_of_requests() {
     let guest = Guest::new();
     let mut config = [0; 40];
-    let share =
-        Share { path: guest.path(""), tag: "data".into(), read_only: false, cache: CachePolicy::Auto };
+    let share = Share {
+        path: guest.path(""),
+        file: false,
+        tag: "data".into(),
+        read_only: false,
+        cache: CachePolicy::Auto,
+    };
     Fs::open(&share, 1024).unwrap().config().read(0, &mut config);
     assert_eq!(config[..5], *b"data\0");
     assert_eq!(config[36..], [1, 0, 0, 0]);
@@ -95,11 +105,18 @@ fn a_directory_that_cannot_be_shared_is_refused_by_name() {
     fs::write(directory.path().join("file"), "").unwrap();
     let open = |name: &str| {
         let path = directory.path().join(name);
-        Fs::open(&Share { path, tag: "t".into(), read_only: false, cache: CachePolicy::Auto }, 1024)
-            .err()
-            .unwrap()
+        Fs::open(
+            &Share { path, file: false, tag: "t".into(), read_only: false, cache: CachePolicy::Auto },
+            1024,
+        )
+        .err()
+        .unwrap()
     };
     assert!(matches!(open("nothing"), FsError::Missing(_)));
     assert!(matches!(open("file"), FsError::NotADirectory(_)));
-    assert!(open("file").to_string().ends_with("file': it is no directory; give the path of one"));
+    assert!(
+        open("file")
+            .to_string()
+            .ends_with("file': it is no directory; give the path of one, or say that it is a file")
+    );
 }
