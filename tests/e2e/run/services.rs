@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::network::{fetch, published};
 use super::place::{Place, image};
-use crate::process::run;
+use crate::process::{Running, run};
 
 #[test]
 fn python_serves_a_volume() {
@@ -104,10 +104,16 @@ fn a_database_survives_its_containers() {
             "data:/var/lib/postgresql/data",
             &postgres,
         ]);
-        place.start(&["logs", "-f", "db"]).error.wait_for("database system is ready to accept connections");
+        place.start(&["logs", "-f", "db"])
+    };
+    let address_when_ready = |mut logs: Running| {
+        logs.error.wait_for("database system is ready to accept connections");
         published(&place, "db", "5432/tcp")
     };
-    let database = start();
+    let mut logs = start();
+    // Long, where a processor is emulated; it tells how it gets on.
+    logs.out.wait_for("Success.");
+    let database = address_when_ready(logs);
     ask(database, "CREATE TABLE kept AS SELECT n, repeat('x', n) AS text FROM generate_series(1, 1000) AS n");
     assert_eq!(place.said(&["stop", "-t", "60", "db"]), "db\n");
     let logs = place.run(&["logs", "db"]);
@@ -115,11 +121,11 @@ fn a_database_survives_its_containers() {
     assert_eq!(place.said(&["wait", "db"]), "0\n");
     place.said(&["rm", "db"]);
 
-    let database = start();
+    let database = address_when_ready(start());
     assert_eq!(ask(database, "SELECT count(*), sum(length(text)) FROM kept"), "1000|500500\n");
     // Without a farewell it recovers from its journal.
     ask(database, "INSERT INTO kept VALUES (0, 'committed')");
     place.said(&["rm", "-f", "db"]);
-    let database = start();
+    let database = address_when_ready(start());
     assert_eq!(ask(database, "SELECT text FROM kept WHERE n = 0"), "committed\n");
 }
