@@ -80,7 +80,7 @@ fn more_processes_run_in_it() {
     assert!(top.contains("sleep 1000") && top.contains("sleep 2000"), "{top}");
     let stats = place.said(&["stats", "--no-stream", "box"]);
     let row = stats.lines().nth(1).unwrap();
-    assert!(row.contains("box") && row.ends_with(" 2") && row.contains("448"), "{stats}");
+    assert!(row.contains("box") && row.ends_with(" 2") && row.contains("384"), "{stats}");
     let inspected: Value = serde_json::from_str(&place.said(&["inspect", "box"])).unwrap();
     assert!(inspected.to_string().contains("SHARED=yes"), "{inspected}");
     assert_eq!(place.said(&["rm", "-f", "box"]), "box\n");

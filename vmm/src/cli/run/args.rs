@@ -57,7 +57,7 @@ pub struct RunArgs {
     /// Processors, as 1 or 1.5 [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cpus: Option<Cpus>,
-    /// Memory of the container, as 256M or 2G, at least 6M [default: 448M]
+    /// Memory of the container, as 256M or 2G, at least 6M [default: 384M]
     #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
     pub memory: Option<Size>,
     /// Processes that the container may have, -1 for no limit

@@ -37,7 +37,7 @@ const GUEST_MEMORY: u64 = 64 << 20;
 /// Longest name of a container.
 const MAX_NAME: usize = 64;
 /// Memory of the container where none is named.
-const DEFAULT_MEMORY: Size = Size(448 << 20);
+const DEFAULT_MEMORY: Size = Size(384 << 20);
 
 /// Why there is no container.
 #[derive(Debug, thiserror::Error)]
