@@ -68,7 +68,8 @@ type Make = fn(image: &Path, words: &str) -> Command;
 fn rvm(image: &Path, words: &str) -> Command {
     let mut command = Command::new(artifact::rvm());
     command.args(["boot", "--kernel"]).arg(artifact::vmlinux()).arg("--initrd").arg(image);
-    command.args(["--cmdline", words]);
+    // As QEMU's guest has it below; one as small as this does not without being asked.
+    command.args(["--cmdline", words, "--balloon", "0,reporting=on"]);
     command
 }
 
