@@ -1,4 +1,5 @@
-//! What is not supported is refused by its name in the specification, never ignored.
+//! What is not supported is refused by its name in the specification, never ignored. What is refused as it is read,
+//! `wire` tests.
 
 use rvm_agent::container::Error;
 use serde_json::json;
@@ -9,12 +10,9 @@ use crate::bundle::Bundle;
 fn what_is_not_supported_is_refused_by_its_name() {
     let hook = json!([{"path": "/bin/true"}]);
     for (pointer, value, field) in [
-        ("/windows", json!({"layerFolders": []}), "windows"),
-        ("/vm", json!({"kernel": {"path": "/vmlinux"}}), "vm"),
         ("/process/apparmorProfile", json!("docker-default"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("a_u:a_r:a_t:s0"), "process.selinuxLabel"),
         ("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 1}), "process.scheduler"),
-        ("/process/execCPUAffinity", json!({"initial": "0"}), "process.execCPUAffinity"),
         ("/hooks", json!({"prestart": hook}), "hooks.prestart"),
         ("/hooks", json!({"createRuntime": hook}), "hooks.createRuntime"),
         ("/hooks", json!({"createContainer": hook}), "hooks.createContainer"),
