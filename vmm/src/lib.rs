@@ -12,7 +12,6 @@ pub mod control;
 pub mod devices;
 pub mod doctor;
 pub mod event_loop;
-pub mod guest_files;
 pub mod inherited;
 pub mod kvm;
 pub mod logging;

@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod guest_abi;
+pub mod guest_files;
 mod limits;
 mod machine;
 mod network;

@@ -5,14 +5,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
 use rvm_agent_proto::containers_client::ContainersClient;
 use rvm_agent_proto::sandbox_client::SandboxClient;
 use rvm_agent_proto::storage_client::StorageClient;
-use rvm_agent_proto::{HelloRequest, HelloResponse, PROTOCOL, RPC_PORT, STREAM_PORT, stream_header};
+use rvm_agent_proto::{
+    ConfigureRequest, HelloRequest, HelloResponse, PROTOCOL, RPC_PORT, STREAM_PORT, stream_header,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tonic::Status;
@@ -138,6 +140,22 @@ impl Agent {
         sent.map_err(|source| AgentError::Host { attempt: "begin a stream to the guest", source })?;
         Ok((token, stream))
     }
+}
+
+/// Bytes that the guest's random number generator is given at the start.
+const ENTROPY: usize = 64;
+
+/// What every guest is told first, whatever else it is told: the time, and randomness of its own.
+pub fn first_configuration() -> Result<ConfigureRequest, AgentError> {
+    let mut entropy = vec![0; ENTROPY];
+    crate::random(&mut entropy)
+        .map_err(|source| AgentError::Host { attempt: "read /dev/urandom", source })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(ConfigureRequest {
+        time_ns: i64::try_from(now.as_nanos()).ok(),
+        entropy,
+        ..ConfigureRequest::default()
+    })
 }
 
 /// A token that is not 0, and that nobody guesses.

@@ -8,6 +8,7 @@ pub mod images;
 pub mod machine;
 pub mod network;
 pub mod rootfs;
+pub mod streams;
 pub mod vsock;
 
 use std::fs::File;

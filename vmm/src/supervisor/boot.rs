@@ -2,20 +2,19 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rvm_agent_proto::mount_request::Source;
-use rvm_agent_proto::{ConfigureRequest, CreateRequest, Share, Streams};
+use rvm_agent_proto::{ConfigureRequest, CreateRequest, Share};
+use rvm_config::guest_files::{self, GuestFilesError};
 use rvm_config::{CachePolicy, Kernel, VmConfig, Vsock};
-use rvm_sandbox::agent::{Agent, AgentError};
+use rvm_sandbox::agent::{self, Agent, AgentError};
 use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::network::{self, Network, NetworkError, NetworkRequest};
 use rvm_sandbox::rootfs::{self, RootFs};
-use tokio::net::UnixStream;
+use rvm_sandbox::streams::{self, Stdio, Wanted};
 
 use super::disk::{self, DiskError};
-use crate::guest_files::{self, GuestFilesError};
 use crate::state::{Directory, Record};
 
 /// The name of the one container in a sandbox of `rvm run`, in the guest.
@@ -23,9 +22,6 @@ pub const CONTAINER: &str = "container";
 
 /// The guest's CID; every VM has a socket of its own, so they may be the same.
 const GUEST_CID: u32 = 3;
-
-/// Bytes that the guest's random number generator is given at the start.
-const ENTROPY: usize = 64;
 
 /// Why a container cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +57,6 @@ impl BootError {
     pub fn host<E: Into<io::Error>>(attempt: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host { attempt, source: source.into() }
     }
-}
-
-/// The host's ends of a process's streams.
-pub struct Stdio {
-    /// To its standard input.
-    pub stdin: Option<UnixStream>,
-    /// From its standard output, or its terminal.
-    pub stdout: UnixStream,
-    /// From its standard error.
-    pub stderr: Option<UnixStream>,
 }
 
 /// Opens the network of the sandbox. What fails after that must give it back.
@@ -126,7 +112,8 @@ pub async fn make_container(
         let options: &[&str] = if volume.read_only { &["ro"] } else { &[] };
         rootfs::mount(&agent, &share_target(number), Source::Share(share), options).await?;
     }
-    let (tokens, stdio) = open_streams(&agent, record.interactive, record.tty, size).await?;
+    let wanted = self::streams(record.interactive, record.tty, size);
+    let (tokens, stdio) = streams::open(&agent, wanted).await?;
     let request = CreateRequest {
         id: CONTAINER.to_owned(),
         spec: serde_json::to_vec(&record.spec)
@@ -138,27 +125,9 @@ pub async fn make_container(
     Ok((agent, stdio))
 }
 
-/// Opens the streams of a process; gives their tokens, and our ends.
-pub async fn open_streams(
-    agent: &Agent,
-    stdin: bool,
-    tty: bool,
-    size: Option<(u16, u16)>,
-) -> Result<(Streams, Stdio), AgentError> {
-    let (columns, rows) = size.unwrap_or_default();
-    let (stdout_token, stdout) = agent.stream().await?;
-    let mut tokens =
-        Streams { stdout: stdout_token, columns: columns.into(), rows: rows.into(), ..Streams::default() };
-    let mut stdio = Stdio { stdin: None, stdout, stderr: None };
-    if stdin {
-        let (token, stream) = agent.stream().await?;
-        (tokens.stdin, stdio.stdin) = (token, Some(stream));
-    }
-    if !tty {
-        let (token, stream) = agent.stream().await?;
-        (tokens.stderr, stdio.stderr) = (token, Some(stream));
-    }
-    Ok((tokens, stdio))
+/// The streams of a process as a command wants them.
+pub fn streams(stdin: bool, tty: bool, size: Option<(u16, u16)>) -> Wanted {
+    Wanted { stdin, stdout: true, stderr: !tty, size }
 }
 
 /// The virtual machine of `record`.
@@ -199,19 +168,14 @@ pub fn share_target(number: usize) -> String {
 }
 
 async fn configure(agent: &Agent, record: &Record, network: &Network) -> Result<(), BootError> {
-    let mut entropy = vec![0; ENTROPY];
-    rvm_sandbox::random(&mut entropy).map_err(BootError::host("read /dev/urandom"))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let request = ConfigureRequest {
         hostname: Some(record.hostname.clone()),
-        time_ns: i64::try_from(now.as_nanos()).ok(),
-        entropy,
         sysctls: record.sysctls.clone().into_iter().collect(),
         interfaces: network.interfaces.clone(),
         routes: network.routes.clone(),
         dns: network.dns.clone(),
         hosts: network.hosts.clone(),
-        ..ConfigureRequest::default()
+        ..agent::first_configuration()?
     };
     agent.sandbox().configure(request).await.map_err(AgentError::refused("be set up"))?;
     Ok(())

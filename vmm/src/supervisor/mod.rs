@@ -29,6 +29,7 @@ use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::images::Hold;
 use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::network::Network;
+use rvm_sandbox::streams::Stdio;
 use serde::Serialize;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -224,10 +225,12 @@ async fn in_machine(
 
 impl Sandbox {
     /// Serves the first process until it has ended and its output has arrived.
-    async fn attend(&self, stdio: boot::Stdio, log: Log, reader: OwnedReadHalf, client: Client) -> Outcome {
-        let boot::Stdio { stdin, stdout, stderr } = stdio;
+    async fn attend(&self, stdio: Stdio, log: Log, reader: OwnedReadHalf, client: Client) -> Outcome {
+        let Stdio { stdin, stdout, stderr } = stdio;
         let mut outputs = JoinSet::new();
-        outputs.spawn(relay::output(stdout, Kind::Stdout, Some(log.clone()), client.clone()));
+        if let Some(stdout) = stdout {
+            outputs.spawn(relay::output(stdout, Kind::Stdout, Some(log.clone()), client.clone()));
+        }
         if let Some(stderr) = stderr {
             outputs.spawn(relay::output(stderr, Kind::Stderr, Some(log), client.clone()));
         }

@@ -10,13 +10,14 @@ use rvm_agent_proto::{
 };
 use rvm_config::control::{Command, Outcome as VmmOutcome};
 use rvm_sandbox::agent::AgentError;
+use rvm_sandbox::streams::{self, Stdio};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::boot::{self, CONTAINER, Stdio};
+use super::boot::{self, CONTAINER};
 use super::protocol::{Exec, Exit, Kind, MAX_PAYLOAD, Refusal, Reply, Request, Usage};
 use super::relay::{self, Client, Wish};
 use super::{Outcome, Sandbox, failed, json, refusal, start_status};
@@ -207,8 +208,8 @@ impl Sandbox {
             return Err(failed(io::Error::other("the container is paused; `rvm unpause` lets it go on")));
         }
         let tty = process["terminal"].as_bool().unwrap_or_default();
-        let (tokens, stdio) =
-            boot::open_streams(&self.agent, interactive, tty, size).await.map_err(failed)?;
+        let wanted = boot::streams(interactive, tty, size);
+        let (tokens, stdio) = streams::open(&self.agent, wanted).await.map_err(failed)?;
         let name = self.next_exec();
         let request = ExecRequest {
             container: CONTAINER.to_owned(),
@@ -238,7 +239,9 @@ impl Sandbox {
     ) -> Outcome {
         let Stdio { stdin, stdout, stderr } = stdio;
         let mut outputs = JoinSet::new();
-        outputs.spawn(relay::output(stdout, Kind::Stdout, None, client.clone()));
+        if let Some(stdout) = stdout {
+            outputs.spawn(relay::output(stdout, Kind::Stdout, None, client.clone()));
+        }
         if let Some(stderr) = stderr {
             outputs.spawn(relay::output(stderr, Kind::Stderr, None, client.clone()));
         }

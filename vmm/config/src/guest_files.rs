@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rvm_config::Kernel;
+use crate::Kernel;
 
 /// They are nowhere.
 #[derive(Debug, thiserror::Error)]
