@@ -55,7 +55,7 @@ impl Payload {
             "guest/initramfs-bare.cpio",
             "guest/initramfs-agent.cpio",
         ];
-        for name in ["rvm", "rvm-agent"].into_iter().chain(guest) {
+        for name in ["rvm", "rvm-agent", "containerd-shim-rvm-v2"].into_iter().chain(guest) {
             let file = from.join(name);
             if file.exists() {
                 self.add(&file, &format!("bin/{name}"))?;

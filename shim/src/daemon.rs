@@ -1,0 +1,75 @@
+//! The daemon: serves the socket that `start` bound, until containerd has it shut down.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::r#async::{Server, Service};
+use tokio::net::UnixListener;
+
+use crate::error::ShimError;
+use crate::events::Events;
+use crate::flags::Flags;
+use crate::log::Log;
+use crate::place::{Place, gone};
+use crate::service::TaskService;
+use crate::shim::Shim;
+use crate::start::EVENTS_ADDRESS;
+use crate::tell::Teller;
+
+/// The names that containerd calls the service by, up to 1.7 and after.
+const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// Serves the pod `flags.id` until it is over. Standard input is the socket.
+pub fn serve(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
+    // Whoever started containerd from a terminal may close it.
+    nix::unistd::setsid().map_err(ShimError::host("begin a session"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(ShimError::host("start"))?.block_on(serve_pod(flags, bundle))
+}
+
+async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
+    let listener = inherited_listener().map_err(ShimError::host("take the socket over"))?;
+    let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+    let log = Log::open(bundle, &flags.id);
+    let address = std::env::var(EVENTS_ADDRESS).unwrap_or_default();
+    let teller = Teller(Events::open(address, flags.namespace.clone(), log.clone()));
+    let shim = Arc::new(Shim::new(Place::of(&flags.namespace, &flags.id), teller, log.clone()));
+
+    let mut server = Server::new().add_listener(listener.into()).register_service(services(&shim));
+    server.start().await.map_err(serving)?;
+    shim.over().await;
+    // The answer to the call that ended this is on its way; then containerd hangs up.
+    let stopped = server.shutdown().await.map_err(serving);
+    if let Some(socket) = socket {
+        gone(fs::remove_file(&socket)).map_err(ShimError::path("remove", socket))?;
+    }
+    stopped
+}
+
+fn serving(error: containerd_shim_protos::ttrpc::Error) -> ShimError {
+    ShimError::Host { attempt: "serve containerd", source: io::Error::other(error) }
+}
+
+/// The one service under both of its names.
+fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
+    let named = |name: &str| {
+        let service = create_task(Arc::new(TaskService(shim.clone()))).into_values().next();
+        service.map(|service| (name.to_owned(), service))
+    };
+    NAMES.into_iter().filter_map(named).collect()
+}
+
+/// The socket on standard input.
+fn inherited_listener() -> io::Result<UnixListener> {
+    let listener = StdUnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // No process that is started later has it.
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}

@@ -1,0 +1,256 @@
+//! Where a pod is on the host: a directory of its own, found again by namespace and pod alone, so that `delete` can
+//! clean up when the shim is dead.
+//!
+//! ```text
+//!  /run/rvm-shim/HASH/lock      held by the shim as long as it lives
+//!                     vmm       the VMM's process and when it began
+//!                     vsock     the VMM's socket to the guest
+//!                     made/     a small tmpfs, in which the shim makes N/rootfs and N/mounts/M and mounts on them
+//!                     shown/    the same, read-only, where those mounts appear: what the guest is shown
+//!                     stage/    where a mount is made ready before it appears there: `dir` or `file`
+//! ```
+//!
+//! `shown` is why a guest cannot lead the shim: where the shim makes directories the guest can change nothing. A path
+//! of it is short: sockets have room for 107 bytes.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+
+use crate::error::ShimError;
+
+const ROOT: &str = "/run/rvm-shim";
+
+/// Bytes of a directory's name that come of the hash.
+const HASH_BYTES: usize = 10;
+
+/// What `made` may take of the host's memory: a few directories a container.
+const MADE_OPTIONS: &str = "mode=700,size=1m,nr_inodes=16k";
+
+const NONE: Option<&str> = None;
+
+/// The directory of a pod.
+#[derive(Clone, Debug)]
+pub struct Place {
+    path: PathBuf,
+}
+
+/// The pod has a shim that lives, as long as this does.
+#[derive(Debug)]
+pub struct Held {
+    _lock: File,
+}
+
+impl Place {
+    /// Where the pod is, or would be.
+    pub fn of(namespace: &str, pod: &str) -> Self {
+        let hash = Sha256::digest(format!("{namespace}/{pod}"));
+        let name: String = hash.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        Self { path: Path::new(ROOT).join(name) }
+    }
+
+    /// Makes the directory for the shim that calls, after cleaning up what a dead one left.
+    pub fn make(&self) -> Result<Held, ShimError> {
+        let made = |path: &Path| {
+            let result = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            result.map_err(ShimError::path("make the directory", path))
+        };
+        made(&self.path)?;
+        let lock = self.lock()?.ok_or_else(|| ShimError::Exists {
+            what: "shim for the pod in",
+            id: self.path.display().to_string(),
+        })?;
+        self.clean()?;
+        for directory in [self.made(), self.shown(), self.stage()] {
+            made(&directory)?;
+        }
+        self.mount_all()?;
+        made(&self.stage().join("dir"))?;
+        let file = self.stage().join("file");
+        File::create(&file).map_err(ShimError::path("make the file", file))?;
+        Ok(Held { _lock: lock })
+    }
+
+    fn mount_all(&self) -> Result<(), ShimError> {
+        let (made, shown, stage) = (self.made(), self.shown(), self.stage());
+        let failed = |path: &Path| ShimError::path::<Errno>("mount", path.to_owned());
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        for tmpfs in [&made, &stage] {
+            mount(Some("rvm"), tmpfs, Some("tmpfs"), flags, Some(MADE_OPTIONS)).map_err(failed(tmpfs))?;
+            mount(NONE, tmpfs, NONE, MsFlags::MS_PRIVATE, NONE).map_err(failed(tmpfs))?;
+        }
+        // What is mounted in one appears in the other, and nowhere else.
+        mount(NONE, &made, NONE, MsFlags::MS_SHARED, NONE).map_err(failed(&made))?;
+        mount(Some(&made), &shown, NONE, MsFlags::MS_BIND, NONE).map_err(failed(&shown))?;
+        mount(NONE, &shown, NONE, MsFlags::MS_SLAVE, NONE).map_err(failed(&shown))?;
+        let read_only = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(NONE, &shown, NONE, read_only, NONE).map_err(failed(&shown))
+    }
+
+    /// The pod's lock; `None` while its shim lives.
+    pub fn lock(&self) -> Result<Option<File>, ShimError> {
+        let path = self.path.join("lock");
+        let lock = File::create(&path).map_err(ShimError::path("make the file", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(ShimError::path("lock", path)(error)),
+        }
+    }
+
+    /// Whether there is anything of the pod.
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Where the shim makes what the guest is shown.
+    pub fn made(&self) -> PathBuf {
+        self.path.join("made")
+    }
+
+    /// What the guest is shown.
+    pub fn shown(&self) -> PathBuf {
+        self.path.join("shown")
+    }
+
+    /// Where mounts are made ready.
+    fn stage(&self) -> PathBuf {
+        self.path.join("stage")
+    }
+
+    /// Has `source` appear at `target`, a file or directory below [`Place::made`], to the shim and to the guest at once
+    /// and with all of its restrictions. What is mounted below the source later appears there too; nothing goes the
+    /// other way.
+    pub fn show(
+        &self,
+        source: &Path,
+        target: &Path,
+        recursive: bool,
+        read_only: bool,
+    ) -> Result<(), ShimError> {
+        let failed = || ShimError::path::<Errno>("share", source.to_owned());
+        let stage = self.stage().join(if source.is_dir() { "dir" } else { "file" });
+        let all = if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+        mount(Some(source), &stage, NONE, MsFlags::MS_BIND | all, NONE).map_err(failed())?;
+        let shown = mount(NONE, &stage, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
+            .and_then(|()| match read_only {
+                true => {
+                    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                    mount(NONE, &stage, NONE, flags, NONE)
+                }
+                false => Ok(()),
+            })
+            // Flags do not follow to where a mount has appeared, so they come first.
+            .and_then(|()| mount(Some(&stage), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE))
+            .map_err(failed());
+        unmount(&stage)?;
+        shown
+    }
+
+    /// The VMM's socket to the guest.
+    pub fn vsock(&self) -> PathBuf {
+        self.path.join("vsock")
+    }
+
+    /// Writes down which process the VMM is.
+    pub fn set_vmm(&self, pid: u32) -> Result<(), ShimError> {
+        let path = self.path.join("vmm");
+        let began = began(pid).map_err(ShimError::host("find out when the VMM began"))?;
+        fs::write(&path, format!("{pid} {began}")).map_err(ShimError::path("write", path))
+    }
+
+    /// Removes everything of the pod. The caller has the lock, or nobody has.
+    pub fn remove(&self) -> Result<(), ShimError> {
+        self.clean()?;
+        let lock = self.path.join("lock");
+        gone(fs::remove_file(&lock)).map_err(ShimError::path("remove", &lock))?;
+        gone(fs::remove_dir(&self.path)).map_err(ShimError::path("remove", &self.path))
+    }
+
+    /// Ends the VMM, unmounts, and removes all but the lock. Directories are removed only when they are empty: what is
+    /// mounted in them is not ours to remove.
+    fn clean(&self) -> Result<(), ShimError> {
+        self.kill_vmm();
+        for directory in [self.shown(), self.made(), self.stage()] {
+            unmount(&directory)?;
+            gone(fs::remove_dir(&directory)).map_err(ShimError::path("remove", directory))?;
+        }
+        for name in ["vmm", "vsock"] {
+            let file = self.path.join(name);
+            gone(fs::remove_file(&file)).map_err(ShimError::path("remove", file))?;
+        }
+        Ok(())
+    }
+
+    /// A VMM ends by itself with the shim that started it; this is for one that hangs.
+    fn kill_vmm(&self) {
+        let Ok(text) = fs::read_to_string(self.path.join("vmm")) else { return };
+        let Some((pid, began_then)) = text.split_once(' ') else { return };
+        let Ok(pid) = pid.parse::<u32>() else { return };
+        // Its number may be another's by now.
+        if began(pid).is_ok_and(|began| began == began_then)
+            && let Ok(pid) = i32::try_from(pid)
+        {
+            // Gone meanwhile is as good.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+}
+
+/// When a process began, in the kernel's ticks: field 22 of /proc/PID/stat, counted from the end of the name in
+/// parentheses, which may have anything in it.
+fn began(pid: u32) -> io::Result<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let began = fields.split_whitespace().nth(19);
+    began.map(str::to_owned).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Unmounts everything that is mounted at `path`, however often and however busy.
+pub fn unmount(path: &Path) -> Result<(), ShimError> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            // Nothing is mounted there, or there is no such path.
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(ShimError::path("unmount", path)(error)),
+        }
+    }
+}
+
+/// What is not there need not be removed.
+pub fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_a_place_of_its_own_whose_socket_has_a_short_path() {
+        let place = Place::of("k8s.io", &"x".repeat(76));
+        assert_eq!(place.path, Place::of("k8s.io", &"x".repeat(76)).path);
+        assert_ne!(place.path, Place::of("default", &"x".repeat(76)).path);
+        assert!(place.vsock().as_os_str().len() < 60);
+    }
+
+    #[test]
+    fn a_process_began_once() {
+        let began_now = began(std::process::id()).unwrap();
+        assert_eq!(began(std::process::id()).unwrap(), began_now);
+        assert!(began_now.parse::<u64>().unwrap() > 0);
+        assert!(began(0).is_err());
+    }
+}

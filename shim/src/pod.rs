@@ -1,0 +1,157 @@
+//! A pod: one virtual machine with an agent in it, for all of its containers.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rvm_agent_proto::mount_request::Source;
+use rvm_agent_proto::{ConfigureRequest, Share, ShutdownRequest};
+use rvm_config::guest_files;
+use rvm_config::{CachePolicy, Kernel, MAX_CPUS, MIN_MEMORY, MemorySize, VmConfig, Vsock};
+use rvm_sandbox::agent::{self, Agent, AgentError};
+use rvm_sandbox::machine::{Machine, MachineError};
+use rvm_sandbox::rootfs;
+
+use crate::error::ShimError;
+use crate::place::Place;
+use crate::spec::{ContainerSpec, SHARE};
+
+/// The guest's CID; every VM has a socket of its own, so they may be the same.
+const GUEST_CID: u32 = 3;
+
+/// The tag of the one shared directory.
+const TAG: &str = "pod";
+
+/// Memory of a guest beyond its containers', in MiB: kernel, agent.
+const GUEST_MEMORY: u64 = 64;
+/// Memory of containers without a limit, in MiB.
+const DEFAULT_MEMORY: u64 = 448;
+
+/// How long a guest may take to boot. Generous: a busy host, an emulated one.
+const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the guest may take to write everything at the end.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A virtual machine that runs, and whom to speak to in it.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// The machine.
+    pub machine: Machine,
+    /// The agent.
+    pub agent: Agent,
+    /// The first process of the first container, by its number in the guest.
+    pub first: Option<u32>,
+}
+
+/// A virtual machine that boots.
+#[derive(Debug)]
+pub struct Booting {
+    machine: Machine,
+    vsock: PathBuf,
+}
+
+impl Booting {
+    /// Starts the machine of the pod whose first container is `spec`.
+    pub fn start(place: &Place, spec: &ContainerSpec) -> Result<Self, ShimError> {
+        raise_descriptor_limit();
+        let config = machine(place, spec)?;
+        let program = program()?;
+        let machine = in_network_of_its_own(|| Machine::start(&program, &config, &[]))?;
+        place.set_vmm(machine.pid())?;
+        // The shim is as precious as containerd, nearly; the guest is not. What may not be set is as it was inherited.
+        fs::write(format!("/proc/{}/oom_score_adj", machine.pid()), "0").ok();
+        Ok(Self { machine, vsock: place.vsock() })
+    }
+
+    /// Waits until the guest works, and sets it up.
+    pub async fn ready(&self, hostname: Option<&str>) -> Result<Pod, ShimError> {
+        let ready = tokio::time::timeout(BOOT_PATIENCE, self.machine.ready()).await;
+        ready.map_err(|_| AgentError::Silent { attempt: "boot", patience: BOOT_PATIENCE })??;
+        let (agent, _) = Agent::connect(&self.vsock).await?;
+        let request =
+            ConfigureRequest { hostname: hostname.map(str::to_owned), ..agent::first_configuration()? };
+        agent.sandbox().configure(request).await.map_err(AgentError::refused("be set up"))?;
+        let share = Share { tag: TAG.to_owned(), subpath: String::new() };
+        rootfs::mount(&agent, SHARE, Source::Share(share), &[]).await?;
+        Ok(Pod { machine: self.machine.clone(), agent, first: None })
+    }
+
+    /// Ends the machine.
+    pub async fn stop(&self) {
+        self.machine.stop().await;
+    }
+}
+
+impl Pod {
+    /// Has the guest write everything, and ends the machine. Gives the guest's reason if it did not.
+    pub async fn stop(&self) -> Option<String> {
+        let mut guest = self.agent.sandbox();
+        let written = tokio::time::timeout(SHUTDOWN_PATIENCE, guest.shutdown(ShutdownRequest {})).await;
+        self.machine.stop().await;
+        match written {
+            Ok(Ok(_)) => None,
+            Ok(Err(status)) => Some(status.message().to_owned()),
+            Err(_) => Some(format!("it took longer than {} s", SHUTDOWN_PATIENCE.as_secs())),
+        }
+    }
+}
+
+/// The machine of the pod whose first container is `spec`.
+fn machine(place: &Place, spec: &ContainerSpec) -> Result<VmConfig, ShimError> {
+    let (image, initrd) = guest_files::of_containers()?;
+    let limit = spec.memory_limit().map_or(DEFAULT_MEMORY, |bytes| bytes.div_ceil(1 << 20));
+    let memory = limit.saturating_add(GUEST_MEMORY).max(MIN_MEMORY.mib().into());
+    let cpus = spec.cpus().unwrap_or(1).clamp(1, MAX_CPUS.into());
+    Ok(VmConfig {
+        kernel: Kernel { image: Some(image), initrd: Some(initrd), ..Kernel::default() },
+        cpus: u8::try_from(cpus).unwrap_or(MAX_CPUS),
+        memory: MemorySize::from_mib(u32::try_from(memory).unwrap_or(u32::MAX)),
+        vsock: Some(Vsock { cid: GUEST_CID, socket: place.vsock() }),
+        shares: vec![rvm_config::Share {
+            path: place.shown(),
+            file: false,
+            tag: TAG.to_owned(),
+            read_only: false,
+            cache: CachePolicy::default(),
+        }],
+        ..VmConfig::default()
+    })
+}
+
+/// The VMM's program, which comes with the shim.
+fn program() -> Result<PathBuf, ShimError> {
+    let own = std::env::current_exe().map_err(ShimError::host("find the shim's program"))?;
+    let program = own.with_file_name("rvm");
+    match program.exists() {
+        true => Ok(program),
+        false => Err(ShimError::path::<io::Error>("find", program)(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Starts a process in a network namespace that is fresh: a thread's own, which the process is born in.
+fn in_network_of_its_own(
+    start: impl FnOnce() -> Result<Machine, MachineError> + Send,
+) -> Result<Machine, ShimError> {
+    let runtime = tokio::runtime::Handle::current();
+    let started = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(ShimError::host("make a network namespace"))?;
+            let _runtime = runtime.enter();
+            Ok(start()?)
+        });
+        thread.join()
+    });
+    started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A VM with shared directories needs a descriptor for each file that its guest has in use.
+fn raise_descriptor_limit() {
+    // Where it cannot be raised, the guest gets an error for a file too many.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
+    }
+}

@@ -1,0 +1,468 @@
+//! The life of a pod and its containers: what each call of the task service does, in terms of the machine, the agent,
+//! the mounts and the streams.
+//!
+//! The first container boots the machine; the last one that is deleted ends it. Both happen under one lock, as does
+//! everything that makes or removes a container.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::api::Mount;
+use rvm_agent_proto::event::What;
+use rvm_agent_proto::{
+    ConfigureRequest, CreateRequest, DeleteRequest, EventsRequest, ExecRequest, PauseRequest, ResizeRequest,
+    ResumeRequest, SignalRequest, StartRequest, StatsRequest, StatsResponse, UpdateRequest, WaitRequest,
+};
+use rvm_sandbox::agent::{Agent, AgentError};
+use rvm_sandbox::machine::Machine;
+use rvm_sandbox::streams;
+use tokio::sync::Notify;
+
+use crate::error::{ShimError, chain};
+use crate::log::Log;
+use crate::mounts::Files;
+use crate::place::{Held, Place};
+use crate::pod::{Booting, Pod};
+use crate::process::{Exit, KILLED, Process, State};
+use crate::spec::ContainerSpec;
+use crate::stdio::Paths;
+use crate::tell::Teller;
+
+/// How long the guest may take to forget a container, and to tell that it is over.
+const FORGET_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The shim of one pod.
+pub struct Shim {
+    place: Place,
+    teller: Teller,
+    log: Log,
+    /// The machine, while there are containers; with the right to the place.
+    pod: tokio::sync::Mutex<Option<(Pod, Held)>>,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+    /// How many containers were made: each has a number of its own in the place.
+    made: AtomicU32,
+    /// The shim is to end.
+    over: Notify,
+}
+
+/// A container.
+pub struct Container {
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// What is the host's process of it: the VMM.
+    pub pid: u32,
+    /// Its first process.
+    pub init: Arc<Process>,
+    /// Those of execs.
+    execs: Mutex<HashMap<String, Arc<Process>>>,
+    paused: AtomicBool,
+    files: Files,
+    machine: Machine,
+    agent: Agent,
+}
+
+/// What a container is made of.
+pub struct Order {
+    /// Its name.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// How its root file system is mounted; nothing: it is mounted already.
+    pub rootfs: Vec<Mount>,
+    /// Where its first process's streams are.
+    pub paths: Paths,
+}
+
+impl Shim {
+    /// The shim of the pod that is at `place`.
+    pub fn new(place: Place, teller: Teller, log: Log) -> Self {
+        Self {
+            place,
+            teller,
+            log,
+            pod: tokio::sync::Mutex::default(),
+            containers: Mutex::default(),
+            made: AtomicU32::new(0),
+            over: Notify::new(),
+        }
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        locked(&self.containers)
+    }
+
+    /// The container of this name; one that is being made is waited for. A client asks for it as soon as its FIFOs
+    /// are open, where its input is short, to say that this has ended.
+    pub async fn container(&self, id: &str) -> Result<Arc<Container>, ShimError> {
+        let known = || self.containers().get(id).cloned();
+        if let Some(container) = known() {
+            return Ok(container);
+        }
+        let _nothing_is_made = self.pod.lock().await;
+        known().ok_or_else(|| ShimError::no_container(id))
+    }
+
+    /// Makes a container, in the machine, which is booted for the first one.
+    pub async fn create(&self, order: Order) -> Result<Arc<Container>, ShimError> {
+        let mut pod = self.pod.lock().await;
+        if self.containers().contains_key(&order.id) {
+            return Err(ShimError::Exists { what: "container", id: order.id });
+        }
+        let spec = ContainerSpec::read(&order.bundle)?;
+        let made = match &mut *pod {
+            Some((pod, _)) => self.add(pod, &spec, &order).await,
+            none => self.boot(none, &spec, &order).await,
+        };
+        let container = Arc::new(made?);
+        self.containers().insert(order.id.clone(), container.clone());
+        self.teller.created(&order, container.pid).told().await;
+        tokio::spawn(attend(
+            container.clone(),
+            container.init.clone(),
+            self.teller.clone(),
+            self.log.clone(),
+        ));
+        Ok(container)
+    }
+
+    /// With a new machine. Whatever fails, nothing is left.
+    async fn boot(
+        &self,
+        slot: &mut Option<(Pod, Held)>,
+        spec: &ContainerSpec,
+        order: &Order,
+    ) -> Result<Container, ShimError> {
+        let held = self.place.make()?;
+        let made = match Booting::start(&self.place, spec) {
+            Ok(booting) => {
+                let made = self.boot_and_add(&booting, spec, order).await;
+                if made.is_err() {
+                    booting.stop().await;
+                }
+                made
+            }
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok((pod, container)) => {
+                tokio::spawn(watch_memory(pod.agent.clone(), self.teller.clone()));
+                *slot = Some((pod, held));
+                Ok(container)
+            }
+            Err(error) => {
+                self.remove_place();
+                Err(error)
+            }
+        }
+    }
+
+    async fn boot_and_add(
+        &self,
+        booting: &Booting,
+        spec: &ContainerSpec,
+        order: &Order,
+    ) -> Result<(Pod, Container), ShimError> {
+        let mut pod = booting.ready(spec.hostname()).await?;
+        let container = self.add(&mut pod, spec, order).await?;
+        Ok((pod, container))
+    }
+
+    /// Makes a container in a machine that runs.
+    async fn add(&self, pod: &mut Pod, spec: &ContainerSpec, order: &Order) -> Result<Container, ShimError> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let root = spec.root(&order.bundle);
+        let guest = spec.clone().for_guest(number, pod.first)?;
+        let files = Files::mount(&self.place, number, &order.bundle, &order.rootfs, &root, &guest.binds)?;
+        let init = Process::new(&order.id, "", order.paths.clone(), Vec::new());
+        match self.add_to_guest(pod, &guest.spec, guest.sysctls, &init).await {
+            Ok(first) => pod.first = pod.first.or(Some(first)),
+            Err(error) => {
+                // The first error is the one to tell.
+                files.unmount().ok();
+                return Err(error);
+            }
+        }
+        Ok(Container {
+            bundle: order.bundle.clone(),
+            pid: pod.machine.pid(),
+            init: Arc::new(init),
+            execs: Mutex::default(),
+            paused: AtomicBool::new(false),
+            files,
+            machine: pod.machine.clone(),
+            agent: pod.agent.clone(),
+        })
+    }
+
+    async fn add_to_guest(
+        &self,
+        pod: &Pod,
+        spec: &serde_json::Value,
+        sysctls: HashMap<String, String>,
+        init: &Process,
+    ) -> Result<u32, ShimError> {
+        if !sysctls.is_empty() {
+            let request = ConfigureRequest { sysctls, ..ConfigureRequest::default() };
+            pod.agent.sandbox().configure(request).await.map_err(AgentError::refused("set sysctls"))?;
+        }
+        let opened = init.paths.open()?;
+        let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
+        let request = CreateRequest {
+            id: init.container.clone(),
+            spec: serde_json::to_vec(spec).map_err(ShimError::host("write the specification"))?,
+            streams: Some(tokens),
+            user: None,
+        };
+        let answer = pod.agent.containers().create(request).await;
+        let made = answer.map_err(AgentError::refused("create the container"))?;
+        init.set_carried(opened.carry(stdio));
+        Ok(made.into_inner().pid)
+    }
+
+    /// Starts a container's first process, or one of an exec.
+    pub async fn start(&self, id: &str, exec: &str) -> Result<u32, ShimError> {
+        let container = self.container(id).await?;
+        let process = container.process(exec)?;
+        let telling = process.telling.lock().await;
+        process.require(State::Created, "start")?;
+        if exec.is_empty() {
+            let request = StartRequest { container: id.to_owned() };
+            let started = container.agent.containers().start(request).await;
+            started.map_err(AgentError::refused("start the container"))?;
+        } else {
+            container.start_exec(&process).await?;
+        }
+        process.reached(State::Running);
+        self.teller.started(&process, container.pid).told().await;
+        drop(telling);
+        if !exec.is_empty() {
+            tokio::spawn(attend(container.clone(), process, self.teller.clone(), self.log.clone()));
+        }
+        Ok(container.pid)
+    }
+
+    /// Adds a process that [`Shim::start`] makes.
+    pub async fn exec(&self, id: &str, exec: &str, paths: Paths, spec: Vec<u8>) -> Result<(), ShimError> {
+        let container = self.container(id).await?;
+        container.init.require(State::Running, "run a process in")?;
+        let process = Arc::new(Process::new(id, exec, paths, spec));
+        {
+            let mut execs = locked(&container.execs);
+            if execs.contains_key(exec) {
+                return Err(ShimError::Exists { what: "process", id: exec.to_owned() });
+            }
+            execs.insert(exec.to_owned(), process.clone());
+        }
+        self.teller.exec_added(&process).told().await;
+        Ok(())
+    }
+
+    /// Forgets a process that has ended, or was never started; with the last container's first, the machine ends.
+    pub async fn delete(&self, id: &str, exec: &str) -> Result<(u32, Exit), ShimError> {
+        let container = self.container(id).await?;
+        let process = container.process(exec)?;
+        if !process.close_streams().await? {
+            self.log.warn(id, "output that nobody read is lost");
+        }
+        if !exec.is_empty() {
+            locked(&container.execs).remove(exec);
+            container.forget(exec).await;
+            return Ok((container.pid, process.exit_or_killed()));
+        }
+        let mut pod = self.pod.lock().await;
+        container.forget("").await;
+        self.containers().remove(id);
+        if self.containers().is_empty()
+            && let Some((pod, _held)) = pod.take()
+        {
+            if let Some(reason) = pod.stop().await {
+                self.log.warn(id, &format!("the guest did not write all of its data: {reason}"));
+            }
+            self.unmount(id, &container);
+            self.remove_place();
+        } else {
+            self.unmount(id, &container);
+        }
+        // What was never started has been killed now. A guest that does not say so is not waited for.
+        let exit = tokio::time::timeout(FORGET_PATIENCE, process.ended()).await;
+        let exit = exit.unwrap_or_else(|_| process.exit_or_killed());
+        drop(pod);
+        self.teller.deleted(&process, container.pid, exit).told().await;
+        Ok((container.pid, exit))
+    }
+
+    fn unmount(&self, id: &str, container: &Container) {
+        if let Err(error) = container.files.unmount() {
+            self.log.warn(id, &chain(&error));
+        }
+    }
+
+    fn remove_place(&self) {
+        if let Err(error) = self.place.remove() {
+            self.log.warn("", &chain(&error));
+        }
+    }
+
+    /// Freezes a container, or lets it go on.
+    pub async fn set_paused(&self, id: &str, paused: bool) -> Result<(), ShimError> {
+        let container = self.container(id).await?;
+        let name = id.to_owned();
+        let mut containers = container.agent.containers();
+        if paused {
+            let done = containers.pause(PauseRequest { container: name }).await;
+            done.map_err(AgentError::refused("pause the container"))?;
+        } else {
+            let done = containers.resume(ResumeRequest { container: name }).await;
+            done.map_err(AgentError::refused("resume the container"))?;
+        }
+        container.paused.store(paused, Ordering::Relaxed);
+        self.teller.paused(id, paused).told().await;
+        Ok(())
+    }
+
+    /// The shim ends, if it has nothing left to do.
+    pub fn shut_down(&self) {
+        if self.containers().is_empty() {
+            self.over.notify_one();
+        }
+    }
+
+    /// Waits until the shim is to end, and everything is told.
+    pub async fn over(&self) {
+        self.over.notified().await;
+        self.teller.all().told().await;
+    }
+}
+
+impl Container {
+    /// The process of this exec; the first one has no name.
+    pub fn process(&self, exec: &str) -> Result<Arc<Process>, ShimError> {
+        if exec.is_empty() {
+            return Ok(self.init.clone());
+        }
+        let process = locked(&self.execs).get(exec).cloned();
+        process.ok_or_else(|| ShimError::NotFound { what: "process", id: exec.to_owned() })
+    }
+
+    /// Whether it is frozen.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    async fn start_exec(&self, process: &Process) -> Result<(), ShimError> {
+        let opened = process.paths.open()?;
+        let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
+        let request = ExecRequest {
+            container: process.container.clone(),
+            exec: process.exec.clone(),
+            process: process.spec.clone(),
+            streams: Some(tokens),
+            user: None,
+        };
+        let started = self.agent.containers().exec(request).await;
+        started.map_err(AgentError::refused("start the process"))?;
+        process.set_carried(opened.carry(stdio));
+        Ok(())
+    }
+
+    /// Sends a signal to a process, or to all.
+    pub async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<(), ShimError> {
+        let process = self.process(exec)?;
+        match process.state() {
+            State::Ended(_) => return Err(ShimError::Ended(process.id().to_owned())),
+            State::Created if !exec.is_empty() => process.require(State::Running, "send a signal to")?,
+            State::Created | State::Running => {}
+        }
+        let container = process.container.clone();
+        let request = SignalRequest { container, exec: exec.to_owned(), signal, all };
+        let sent = self.agent.containers().signal(request).await;
+        sent.map_err(AgentError::refused("deliver the signal"))?;
+        Ok(())
+    }
+
+    /// Sets the size of a process's terminal.
+    pub async fn resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), ShimError> {
+        let process = self.process(exec)?;
+        process.set_size(columns, rows);
+        if process.state() == State::Created && !exec.is_empty() {
+            // It is born with that size.
+            return Ok(());
+        }
+        let request = ResizeRequest {
+            container: process.container.clone(),
+            exec: exec.to_owned(),
+            columns: columns.into(),
+            rows: rows.into(),
+        };
+        let done = self.agent.containers().resize(request).await;
+        done.map_err(AgentError::refused("set the size of the terminal"))?;
+        Ok(())
+    }
+
+    /// Changes limits: `linux.resources` of the OCI runtime specification, as JSON.
+    pub async fn update(&self, resources: Vec<u8>) -> Result<(), ShimError> {
+        let request = UpdateRequest { container: self.init.container.clone(), resources };
+        let done = self.agent.containers().update(request).await;
+        done.map_err(AgentError::refused("change the limits"))?;
+        Ok(())
+    }
+
+    /// What it uses.
+    pub async fn stats(&self) -> Result<StatsResponse, ShimError> {
+        let request = StatsRequest { container: self.init.container.clone() };
+        let answer = self.agent.containers().stats(request).await;
+        Ok(answer.map_err(AgentError::refused("tell what the container uses"))?.into_inner())
+    }
+
+    /// Has the guest forget a process, or the container. A guest that is gone has forgotten it, and one that does not
+    /// answer in time may do as it likes: what it has is its own.
+    async fn forget(&self, exec: &str) {
+        let container = self.init.container.clone();
+        let request = DeleteRequest { container, exec: exec.to_owned(), force: exec.is_empty() };
+        tokio::time::timeout(FORGET_PATIENCE, self.agent.containers().delete(request)).await.ok();
+    }
+}
+
+/// Waits for the end of a process, and tells of it.
+async fn attend(container: Arc<Container>, process: Arc<Process>, teller: Teller, log: Log) {
+    let request = WaitRequest { container: process.container.clone(), exec: process.exec.clone() };
+    let mut containers = container.agent.containers();
+    let status = tokio::select! {
+        answer = containers.wait(request) => match answer {
+            Ok(answer) => answer.into_inner().status,
+            Err(status) => {
+                log.warn(&process.container, &format!("the end of a process is not known: {}", status.message()));
+                KILLED
+            }
+        },
+        end = container.machine.ended() => {
+            log.warn(&process.container, &end.to_string());
+            KILLED
+        }
+    };
+    let exit = Exit { status, at: SystemTime::now() };
+    let _telling = process.telling.lock().await;
+    // Published before anybody who waits can go on and end the shim.
+    let published = teller.exited(&process, container.pid, exit);
+    process.reached(State::Ended(exit));
+    published.told().await;
+}
+
+/// Tells of processes that were killed because their container's memory was used up, as long as the guest lives.
+async fn watch_memory(agent: Agent, teller: Teller) {
+    let Ok(events) = agent.containers().events(EventsRequest {}).await else { return };
+    let mut events = events.into_inner();
+    while let Ok(Some(event)) = events.message().await {
+        if let Some(What::OutOfMemory(_)) = event.what {
+            teller.out_of_memory(&event.container).told().await;
+        }
+    }
+}
+
+/// Each change under these locks is complete in itself.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

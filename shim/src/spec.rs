@@ -1,0 +1,272 @@
+//! The container's specification (`config.json` of the OCI runtime specification), as containerd wrote it for a
+//! runtime on the host, and what of it goes to the guest.
+//!
+//! Left out is what is the host's: annotations, paths of namespaces, names of security modules' labels. The network
+//! namespace is the guest's own, and so are kernel parameters of it. Bind mounts become paths of what is shared.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::error::ShimError;
+
+/// Whose annotation it is to say which pod a container belongs to.
+const POD: &str = "io.kubernetes.cri.sandbox-id";
+
+/// Where the pod's shared directory is mounted in the guest.
+pub const SHARE: &str = "/run/rvm/share";
+
+/// A specification, as containerd wrote it.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec(Value);
+
+/// What goes to the guest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GuestSpec {
+    /// The specification.
+    pub spec: Value,
+    /// Kernel parameters of the guest as a whole.
+    pub sysctls: HashMap<String, String>,
+    /// What of the host is bound into the container, in the order in which it is shared.
+    pub binds: Vec<Bind>,
+}
+
+/// A file or directory of the host, bound into a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host.
+    pub source: PathBuf,
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// The host refuses every change.
+    pub read_only: bool,
+}
+
+impl ContainerSpec {
+    /// Reads it from a bundle.
+    pub fn read(bundle: &Path) -> Result<Self, ShimError> {
+        let path = bundle.join("config.json");
+        let text = fs::read(&path).map_err(ShimError::path("read", &path))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, ShimError> {
+        serde_json::from_slice(text)
+            .map(Self)
+            .map_err(|error| ShimError::Invalid { what: "config.json", reason: error.to_string() })
+    }
+
+    /// The pod that the container is in, where it is not one of its own.
+    pub fn pod(&self) -> Option<&str> {
+        self.0["annotations"][POD].as_str().filter(|pod| !pod.is_empty())
+    }
+
+    /// The root file system, where nobody else says where it is.
+    pub fn root(&self, bundle: &Path) -> PathBuf {
+        bundle.join(self.0["root"]["path"].as_str().unwrap_or("rootfs"))
+    }
+
+    /// The host name, if it has one.
+    pub fn hostname(&self) -> Option<&str> {
+        self.0["hostname"].as_str().filter(|name| !name.is_empty())
+    }
+
+    /// Bytes of memory that the container may have, where that is limited.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.0["linux"]["resources"]["memory"]["limit"].as_i64().and_then(|limit| u64::try_from(limit).ok())
+    }
+
+    /// Processors that the container may use at a time, where that is limited.
+    pub fn cpus(&self) -> Option<u64> {
+        let cpu = &self.0["linux"]["resources"]["cpu"];
+        let quota = cpu["quota"].as_i64().and_then(|quota| u64::try_from(quota).ok())?;
+        let period = cpu["period"].as_u64().filter(|period| *period > 0)?;
+        Some(quota.div_ceil(period))
+    }
+
+    /// What goes to the guest for container `number` of the pod. `first` is the first process of the pod's first
+    /// container, in the guest: who joins a namespace of the pod joins that one's.
+    pub fn for_guest(self, number: u32, first: Option<u32>) -> Result<GuestSpec, ShimError> {
+        let Self(mut spec) = self;
+        let directory = format!("{SHARE}/{number}");
+        remove(&mut spec, &["annotations"]);
+        // The guest has no such modules, and nothing there has the host's labels.
+        remove(&mut spec, &["process", "apparmorProfile"]);
+        remove(&mut spec, &["process", "selinuxLabel"]);
+        remove(&mut spec, &["linux", "mountLabel"]);
+        if !spec["root"].is_object() {
+            return Err(ShimError::Invalid { what: "config.json", reason: "it has no root".to_owned() });
+        }
+        spec["root"]["path"] = format!("{directory}/rootfs").into();
+        namespaces(&mut spec, first)?;
+        let sysctls = take_sysctls(&mut spec);
+        let binds = take_binds(&mut spec, &directory);
+        Ok(GuestSpec { spec, sysctls, binds })
+    }
+}
+
+fn remove(spec: &mut Value, path: &[&str]) {
+    let Some((last, parents)) = path.split_last() else { return };
+    let parent = parents.iter().try_fold(spec, |at, name| at.get_mut(name));
+    if let Some(object) = parent.and_then(Value::as_object_mut) {
+        object.remove(*last);
+    }
+}
+
+/// Those that the guest makes or joins.
+fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError> {
+    let mut all = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
+    let unsupported = |what: String, reason| Err(ShimError::Unsupported { what, reason });
+    let network = all.iter().find(|namespace| namespace["type"] == "network");
+    match network.map(|network| network["path"].as_str().unwrap_or_default()) {
+        None => {
+            return unsupported(
+                "the host's network in a container".to_owned(),
+                "a virtual machine is not in it; give the container a network of its own",
+            );
+        }
+        Some("") => {}
+        Some(path) => {
+            return unsupported(
+                format!("the network namespace '{path}'"),
+                "containers have a network of their own without any interface but lo so far",
+            );
+        }
+    }
+    all.retain(|namespace| namespace["type"] != "network");
+    for namespace in &mut all {
+        let path = namespace["path"].as_str().unwrap_or_default().to_owned();
+        let kind = namespace["type"].as_str().unwrap_or_default().to_owned();
+        if path.is_empty() {
+            continue;
+        }
+        match (first, kind.as_str()) {
+            (Some(first), "pid" | "ipc" | "uts") => {
+                namespace["path"] = format!("/proc/{first}/ns/{kind}").into()
+            }
+            _ => {
+                return unsupported(
+                    format!("the {kind} namespace '{path}'"),
+                    "it is the host's; containers of one pod share theirs",
+                );
+            }
+        }
+    }
+    spec["linux"]["namespaces"] = all.into();
+    Ok(())
+}
+
+/// Kernel parameters of the network, whose namespace is the guest's.
+fn take_sysctls(spec: &mut Value) -> HashMap<String, String> {
+    let linux = spec.get_mut("linux").and_then(|linux| linux.get_mut("sysctl"));
+    let Some(all) = linux.and_then(Value::as_object_mut) else {
+        return HashMap::new();
+    };
+    let of_guest: Vec<_> = all.keys().filter(|name| name.starts_with("net.")).cloned().collect();
+    let taken = of_guest.into_iter().filter_map(|name| {
+        let value = all.remove(&name)?.as_str()?.to_owned();
+        Some((name, value))
+    });
+    taken.collect()
+}
+
+/// Bind mounts, whose sources are then in what the guest is shown.
+fn take_binds(spec: &mut Value, directory: &str) -> Vec<Bind> {
+    let mut binds = Vec::new();
+    for mount in spec.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
+        let has =
+            |option: &str| mount["options"].as_array().into_iter().flatten().any(|given| given == option);
+        if mount["type"] != "bind" && !has("bind") && !has("rbind") {
+            continue;
+        }
+        let source = mount["source"].as_str().unwrap_or_default();
+        let bind =
+            Bind { source: source.into(), recursive: has("rbind"), read_only: has("ro") || has("rro") };
+        mount["source"] = json!(format!("{directory}/mounts/{}", binds.len()));
+        binds.push(bind);
+    }
+    binds
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+
+    fn spec(changes: Value) -> ContainerSpec {
+        let mut spec = json!({
+            "root": { "path": "rootfs" },
+            "process": { "args": ["true"], "apparmorProfile": "cri-containerd.apparmor.d" },
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "network" }, { "type": "mount" }] },
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        ContainerSpec(spec)
+    }
+
+    #[test]
+    fn what_is_the_hosts_stays_on_the_host() {
+        let guest = spec(json!({ "annotations": { "a": "b" } })).for_guest(7, None).unwrap();
+        let expected = json!({
+            "root": { "path": "/run/rvm/share/7/rootfs" },
+            "process": { "args": ["true"] },
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }] },
+        });
+        assert_eq!(guest.spec, expected);
+    }
+
+    #[test]
+    fn bind_mounts_are_found_in_the_share() {
+        let mounts = json!([
+            { "type": "proc", "source": "proc", "destination": "/proc" },
+            { "type": "bind", "source": "/srv/a", "destination": "/a", "options": ["rbind", "ro"] },
+            { "source": "/srv/b", "destination": "/b", "options": ["bind", "rprivate"] },
+        ]);
+        let guest = spec(json!({ "mounts": mounts })).for_guest(1, None).unwrap();
+        let bind = |source: &str, recursive, read_only| Bind { source: source.into(), recursive, read_only };
+        assert_eq!(guest.binds, [bind("/srv/a", true, true), bind("/srv/b", false, false)]);
+        let sources: Vec<_> = guest.spec["mounts"].as_array().unwrap().iter().map(|m| &m["source"]).collect();
+        assert_eq!(sources, ["proc", "/run/rvm/share/1/mounts/0", "/run/rvm/share/1/mounts/1"]);
+    }
+
+    #[test]
+    fn parameters_of_the_network_are_the_guests() {
+        let linux = json!({
+            "namespaces": [{ "type": "network" }],
+            "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmax": "1" },
+        });
+        let guest = spec(json!({ "linux": linux })).for_guest(1, None).unwrap();
+        let expected = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())];
+        assert_eq!(guest.sysctls, HashMap::from(expected));
+        assert_eq!(guest.spec["linux"]["sysctl"], json!({ "kernel.shmmax": "1" }));
+    }
+
+    #[test]
+    fn namespaces_of_the_pod_are_its_first_containers_and_others_are_refused() {
+        let namespaces = |path: &str| {
+            let all = json!([{ "type": "network" }, { "type": "ipc", "path": path }]);
+            spec(json!({ "linux": { "namespaces": all } }))
+        };
+        let guest = namespaces("/proc/4711/ns/ipc").for_guest(2, Some(31)).unwrap();
+        assert_eq!(guest.spec["linux"]["namespaces"], json!([{ "type": "ipc", "path": "/proc/31/ns/ipc" }]));
+        let error = namespaces("/proc/1/ns/ipc").for_guest(1, None).unwrap_err().to_string();
+        assert!(error.contains("the ipc namespace '/proc/1/ns/ipc'"), "{error}");
+        let host_network = spec(json!({ "linux": { "namespaces": [{ "type": "pid" }] } }));
+        let error = host_network.for_guest(1, None).unwrap_err().to_string();
+        assert!(error.contains("the host's network"), "{error}");
+    }
+
+    #[test]
+    fn limits_are_as_many_as_are_needed() {
+        let resources =
+            json!({ "memory": { "limit": 64 << 20 }, "cpu": { "quota": 150_000, "period": 100_000 } });
+        let limited = spec(json!({ "linux": { "resources": resources } }));
+        assert_eq!((limited.memory_limit(), limited.cpus()), (Some(64 << 20), Some(2)));
+        let unlimited =
+            spec(json!({ "linux": { "resources": { "memory": { "limit": -1 }, "cpu": { "quota": -1 } } } }));
+        assert_eq!((unlimited.memory_limit(), unlimited.cpus()), (None, None));
+    }
+}
