@@ -3,6 +3,7 @@
 
 mod agent_service;
 mod boot;
+mod containerd;
 mod daemons;
 mod debian;
 mod doctor;

@@ -1,0 +1,8 @@
+//! `io.containerd.rvm.v2` as containerd drives it: the real daemon, `ctr`, and rvm's shim between them.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod ends;
+mod files;
+mod place;
+mod run;
+mod tasks;

@@ -1,0 +1,92 @@
+//! `ctr run`: output, input, status, terminal.
+
+use std::io::Write;
+
+use super::place::{BUSYBOX, Place, RUNTIME};
+use crate::terminal::Terminal;
+
+#[test]
+fn a_container_has_its_output_and_status_and_leaves_nothing() {
+    let Some(place) = Place::new("status") else { return };
+    let ran = place.container(&[], "c1", &["echo", "hello"]);
+    assert_eq!((ran.status, ran.out.as_str(), ran.error.as_str()), (Some(0), "hello\n", ""));
+    let ran = place.container(&[], "c2", &["sh", "-c", "echo out; echo error >&2; exit 7"]);
+    assert_eq!((ran.status, ran.out.as_str(), ran.error.as_str()), (Some(7), "out\n", "error\n"));
+    place.leaves_nothing();
+}
+
+#[test]
+fn input_and_output_arrive_whole() {
+    let Some(place) = Place::new("streams") else { return };
+    let mut running =
+        place.start(&["run", "--rm", "--runtime", RUNTIME, BUSYBOX, "cat", "sh", "-c", "cat; echo end >&2"]);
+    let lines: String = (1..=50_000).map(|number| format!("line {number}\n")).collect();
+    let sent = lines.clone();
+    let mut input = running.input();
+    let writer = std::thread::spawn(move || {
+        input.write_all(sent.as_bytes()).unwrap();
+        input
+    });
+    let came = running.out.wait_for("line 50000\n");
+    assert!(lines.starts_with(&came) && came.len() + 11 == lines.len(), "{} bytes came back", came.len());
+    // ctr tells of the end of its input only when the container is there: not before something came from it.
+    drop(writer.join().unwrap());
+    let ran = running.end();
+    assert_eq!((ran.status, ran.error.as_str()), (Some(0), "end\n"));
+    place.leaves_nothing();
+}
+
+#[test]
+fn environment_directory_user_and_memory_are_the_containers() {
+    let Some(place) = Place::new("settings") else { return };
+    let flags = ["--env", "COLOUR=blue", "--cwd", "/tmp", "--user", "65534", "--memory-limit", "67108864"];
+    let script = "echo $COLOUR $(pwd) $(id -u); sed -n 's/MemTotal: *//p' /proc/meminfo";
+    let ran = place.container(&flags, "c1", &["sh", "-c", script]);
+    assert_eq!((ran.status, ran.error.as_str()), (Some(0), ""), "{ran:?}");
+    let (settings, memory) = ran.out.split_once('\n').unwrap();
+    assert_eq!(settings, "blue /tmp 65534");
+    // The machine has what the container may have, and 64 MiB.
+    let kib: u32 = memory.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!((64 << 10..=128 << 10).contains(&kib), "{ran:?}");
+}
+
+#[test]
+fn the_kernel_is_not_the_hosts() {
+    let Some(place) = Place::new("kernel") else { return };
+    let ran = place.container(&[], "c1", &["uname", "-r"]);
+    assert!(ran.out.starts_with("6.12"), "{ran:?}");
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_ne!(ran.out.trim(), host.trim());
+}
+
+#[test]
+fn a_terminal_is_one_and_has_its_size() {
+    let Some(place) = Place::new("terminal") else { return };
+    let command = place.ctr(&["run", "--rm", "--tty", "--runtime", RUNTIME, BUSYBOX, "tty", "sh"]);
+    let mut terminal = Terminal::start(command, None);
+    terminal.screen.wait_for("# ");
+    terminal.resize(30, 100);
+    terminal.types(b"tty; until stty size | grep '30 100'; do :; done; exit 3\r");
+    terminal.screen.wait_for("/dev/pts/0");
+    terminal.screen.wait_for("\n30 100");
+    terminal.ends(3);
+    place.leaves_nothing();
+}
+
+#[test]
+fn an_image_that_is_not_there_is_named() {
+    let Some(place) = Place::new("noimage") else { return };
+    let ran = place.run(&["run", "--rm", "--runtime", RUNTIME, "localhost:5000/none:latest", "c1", "true"]);
+    assert_ne!(ran.status, Some(0));
+    assert!(ran.error.contains("localhost:5000/none:latest") && ran.error.contains("not found"), "{ran:?}");
+    place.leaves_nothing();
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_and_nothing_is_left() {
+    let Some(place) = Place::new("noprogram") else { return };
+    let ran = place.container(&[], "c1", &["/no/such/program"]);
+    assert_ne!(ran.status, Some(0));
+    assert!(ran.error.contains("/no/such/program"), "{ran:?}");
+    place.leaves_nothing();
+}

@@ -1,0 +1,100 @@
+//! `ctr tasks`: what can be done with a container that runs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::place::{BUSYBOX, Place, RUNTIME};
+
+#[test]
+fn a_task_is_listed_executed_in_paused_measured_and_killed() {
+    let Some(place) = Place::new("tasks") else { return };
+    place.detached(&[], "c1", &["sleep", "1000"]);
+    let (pid, state) = place.task("c1");
+    assert_eq!(state, "RUNNING");
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    assert!(program.ends_with("rvm"), "the task's process is the VMM: {}", program.display());
+    assert!(place.said(&["tasks", "ps", "c1"]).contains(&pid.to_string()));
+
+    let ran =
+        place.run(&["tasks", "exec", "--exec-id", "e1", "c1", "sh", "-c", "echo in; echo err >&2; exit 4"]);
+    assert_eq!((ran.status, ran.out.as_str(), ran.error.trim_end()), (Some(4), "in\n", "err"), "{ran:?}");
+
+    place.said(&["tasks", "pause", "c1"]);
+    assert_eq!(place.task("c1").1, "PAUSED");
+    place.said(&["tasks", "resume", "c1"]);
+    assert_eq!(place.task("c1").1, "RUNNING");
+
+    let metrics = place.said(&["tasks", "metrics", "--format", "json", "c1"]);
+    let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
+    assert_eq!(metrics["pids"]["current"], 1, "{metrics}");
+    assert!(metrics["memory"]["usage"].as_u64().unwrap() > 0, "{metrics}");
+
+    place.said(&["tasks", "kill", "--signal", "SIGKILL", "c1"]);
+    place.wait_for("c1", "STOPPED");
+    let ran = place.run(&["tasks", "rm", "c1"]);
+    assert!(ran.error.contains("non-zero exit code 137"), "{ran:?}");
+    place.said(&["containers", "rm", "c1"]);
+    place.leaves_nothing();
+}
+
+#[test]
+fn a_client_that_attaches_later_has_the_output() {
+    let Some(place) = Place::new("attach") else { return };
+    let script = "echo first; while ! [ -e /go ]; do sleep 0.1; done; echo second; exit 6";
+    place.detached(&[], "c1", &["sh", "-c", script]);
+    let mut attached = place.start(&["tasks", "attach", "c1"]);
+    attached.out.wait_for("first\n");
+    place.said(&["tasks", "exec", "--exec-id", "e1", "c1", "touch", "/go"]);
+    let ran = attached.end();
+    assert_eq!((ran.status, ran.out.ends_with("second\n")), (Some(6), true), "{ran:?}");
+    // The client that is attached removes the task that has ended.
+    place.said(&["containers", "rm", "c1"]);
+    place.leaves_nothing();
+}
+
+#[test]
+fn events_come_in_their_order_and_once() {
+    let Some(place) = Place::new("events") else { return };
+    let mut events = place.start(&["events"]);
+    // When it hears of one thing, it hears of everything after it.
+    let heard = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for label in 0.. {
+                place.said(&["images", "label", BUSYBOX, &format!("label={label}")]);
+                if heard.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        events.out.wait_for(" events /images/update");
+        heard.store(true, Ordering::Relaxed);
+    });
+    place.detached(&[], "c1", &["sh", "-c", "until [ -e /go ]; do sleep 0.1; done"]);
+    place.said(&["tasks", "exec", "--exec-id", "e1", "c1", "touch", "/go"]);
+    place.wait_for("c1", "STOPPED");
+    place.said(&["tasks", "rm", "c1"]);
+    let seen = events.out.wait_for(" events /tasks/delete");
+    let topic =
+        |line: &str| Some(line.split_once(" events /tasks/")?.1.split_whitespace().next()?.to_owned());
+    let topics: Vec<_> = seen.lines().filter_map(topic).collect();
+    let order = ["create", "start", "exec-added", "exec-started", "exit", "exit"];
+    assert_eq!(topics, order, "{seen}");
+    place.said(&["containers", "rm", "c1"]);
+}
+
+#[test]
+fn containers_of_a_pod_share_its_shim_and_its_machine() {
+    let Some(place) = Place::new("pod") else { return };
+    let pod = ["--annotation", "io.kubernetes.cri.sandbox-id=c1"];
+    place.detached(&[], "c1", &["sleep", "1000"]);
+    place.detached(&pod, "c2", &["sleep", "1000"]);
+    assert_eq!(place.task("c1").0, place.task("c2").0);
+    let processes = place.said(&["tasks", "exec", "--exec-id", "e1", "c2", "ps"]);
+    assert_eq!(processes.matches("sleep 1000").count(), 1, "{processes}");
+    place.remove("c2");
+    assert_eq!(place.task("c1").1, "RUNNING");
+    let ran = place.run(&["run", "--rm", "--runtime", RUNTIME, BUSYBOX, "c3", "echo", "beside"]);
+    assert_eq!(ran.out, "beside\n", "{ran:?}");
+    place.remove("c1");
+    place.leaves_nothing();
+}
