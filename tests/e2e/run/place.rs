@@ -132,6 +132,17 @@ impl Place {
         }
     }
 
+    /// For whoever reads of a test that failed: the containers, how they ended, and what their supervisors said.
+    fn tell_what_is_there(&self) {
+        println!("{}", run(self.rvm(&["ps", "-a"])).out);
+        for file in files_in(&self.path("run")) {
+            if ["status.json", "supervisor.log"].iter().any(|name| file.ends_with(name)) {
+                let content = fs::read(&file).unwrap_or_default();
+                println!("{}: {}", file.display(), String::from_utf8_lossy(&content));
+            }
+        }
+    }
+
     /// Everything in and around the place that a container can leave: files, processes, mounts.
     pub fn traces(&self) -> BTreeSet<String> {
         let mut traces = BTreeSet::new();
@@ -150,6 +161,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_what_is_there();
+        }
         // Nobody is left to tell of an error; what remains is the lab's, and ends with it.
         let ids = run(self.rvm(&["ps", "-aq"])).out;
         for id in ids.lines() {
