@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rvm_agent_proto::mount_request::Source;
 use rvm_agent_proto::{ConfigureRequest, Share, ShutdownRequest};
 use rvm_config::guest_files;
@@ -57,7 +56,6 @@ pub struct Booting {
 impl Booting {
     /// Starts the machine of the pod whose first container is `spec`.
     pub fn start(place: &Place, spec: &ContainerSpec) -> Result<Self, ShimError> {
-        raise_descriptor_limit();
         let config = machine(place, spec)?;
         let program = program()?;
         let machine = in_network_of_its_own(|| Machine::start(&program, &config, &[]))?;
@@ -146,12 +144,4 @@ fn in_network_of_its_own(
         thread.join()
     });
     started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// A VM with shared directories needs a descriptor for each file that its guest has in use.
-fn raise_descriptor_limit() {
-    // Where it cannot be raised, the guest gets an error for a file too many.
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
-    }
 }

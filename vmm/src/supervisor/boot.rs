@@ -181,9 +181,9 @@ async fn configure(agent: &Agent, record: &Record, network: &Network) -> Result<
     Ok(())
 }
 
-/// A VM with shared directories needs a descriptor for each file that its guest has in use.
+/// Connections to published ports need descriptors of the supervisor's. The VMM sees to its own.
 fn raise_descriptor_limit() {
-    // Where it cannot be raised, the guest gets an error for a file too many.
+    // Where it cannot be raised, there are fewer connections at a time.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
     }
