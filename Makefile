@@ -16,7 +16,7 @@ demo: build ## boot a microVM and show it working
 	@if $(LAB) kvm; then RVM_ARTIFACTS=target/release tests/demo; else $(LAB) run --with tests/demo -- demo; fi
 
 test: build ## every test; what needs KVM in the nested lab where this machine's is not real
-	@$(LAB) test --labs 3
+	@$(LAB) test --labs 3 --second-try
 
 lab: build ## a shell in the nested lab, with the programs built here
 	@$(LAB) shell

@@ -65,6 +65,30 @@ mod outcome {
     }
 }
 
+/// The one trips over what the other left in the lab; alone, it passes.
+mod together {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
+    const LEFT_BEHIND: &str = "/run/rvm-case";
+
+    #[test]
+    fn leaves_something_behind() {
+        super::only_in_the_lab();
+        fs::write(LEFT_BEHIND, "").unwrap();
+    }
+
+    #[test]
+    fn trips_over_it() {
+        super::only_in_the_lab();
+        for _ in 0..150 {
+            assert!(!Path::new(LEFT_BEHIND).exists(), "what is this?");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
 mod lab {
     use std::fs;
     use std::os::unix::process::parent_id;

@@ -53,6 +53,25 @@ fn every_outcome_of_a_test_is_told_apart() {
     assert!(text.len() < 1 << 20, "{} bytes of output", text.len());
 }
 
+#[test]
+fn a_second_try_is_a_new_lab_and_is_told() {
+    let (output, text) = cases("together::", &["--second-try"]);
+
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(last_line(&text), "2 passed, 0 failed, 0 skipped");
+    assert!(text.contains("passed, but only at the second try"), "not a word of the second try");
+    assert_eq!(told_of(&text, "together::trips_over_it"), ["panicked"]);
+}
+
+#[test]
+fn what_fails_twice_has_failed() {
+    let (output, text) = cases("outcome::fails", &["--second-try"]);
+
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(last_line(&text), "0 passed, 2 failed, 0 skipped");
+    assert_eq!(text.matches("arithmetic still works").count(), 2);
+}
+
 /// The lab ends in the middle of `case`: that it fails, and why, is said of the case and of the lab.
 fn check_a_lost_lab(case: &str, limits: &[&str], why: &str) {
     let (output, text) = cases(case, limits);

@@ -5,6 +5,7 @@
 //! this project's own machine, so a line that cannot be read is an error and not an attack.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,17 @@ pub enum Outcome {
     TimedOut,
     /// With the reason the test gave.
     CouldNotRun(String),
+}
+
+impl Outcome {
+    /// Why it counts as failed, of a test that ran for this long; `None` if it does not.
+    pub fn failure(&self, time: Duration) -> Option<String> {
+        match self {
+            Self::Failed(reason) => Some(reason.clone()),
+            Self::TimedOut => Some(format!("killed after {} s", time.as_secs())),
+            Self::Passed | Self::CouldNotRun(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

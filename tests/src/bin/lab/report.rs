@@ -1,5 +1,6 @@
 //! Results as they come, one line a test, and the summary at the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::protocol::{Outcome, Test};
@@ -12,6 +13,10 @@ pub struct Report {
     failed: Vec<(String, String)>,
     /// What could not run, with the reason.
     skipped: Vec<(String, String)>,
+    /// What failed and is tried once more, with the reason.
+    doubted: BTreeMap<String, String>,
+    /// What passed, but only then, with the reason of the failure before it.
+    passed_then: Vec<(String, String)>,
 }
 
 impl Report {
@@ -25,25 +30,26 @@ impl Report {
             Outcome::CouldNotRun(_) => "SKIP",
         };
         println!("{word:>8} [{:>8.3}s] {name}", time.as_secs_f64());
-        match outcome {
-            Outcome::Passed => self.passed += 1,
-            Outcome::CouldNotRun(reason) => self.skipped.push((name, reason)),
-            Outcome::Failed(reason) => self.fail(name, reason, output),
-            Outcome::TimedOut => {
-                let reason = format!("killed after {} s", time.as_secs());
-                self.fail(name, reason, output);
+        if let Some(reason) = outcome.failure(time) {
+            print_failure(&name, &reason, output, "");
+            self.failed.push((name, reason));
+        } else if let Outcome::CouldNotRun(reason) = outcome {
+            self.skipped.push((name, reason));
+        } else {
+            self.passed += 1;
+            if let Some(reason) = self.doubted.remove(&name) {
+                self.passed_then.push((name, reason));
             }
         }
     }
 
-    fn fail(&mut self, name: String, reason: String, output: &str) {
-        println!("---- {name}: {reason}; its output:");
-        print!("{output}");
-        if !output.ends_with('\n') {
-            println!();
-        }
-        println!("----");
-        self.failed.push((name, reason));
+    /// Takes in the reason of a failure that does not count yet, because the test gets a second try; prints all of it.
+    pub fn doubt(&mut self, test: &Test, reason: String, time: Duration, output: &str) {
+        let name = test.full_name();
+        println!("   AGAIN [{:>8.3}s] {name}", time.as_secs_f64());
+        // Not at the start of a line, where the words of a failed test would count as a result.
+        print_failure(&name, &reason, output, "| ");
+        self.doubted.insert(name, reason);
     }
 
     /// A test (or a whole suite) of which nothing was heard.
@@ -58,7 +64,9 @@ impl Report {
 
     /// Prints the summary; whether all is well.
     pub fn finish(self) -> bool {
-        for (title, list) in [("could not run", &self.skipped), ("failed", &self.failed)] {
+        let then = "passed, but only at the second try";
+        let lists = [("could not run", &self.skipped), (then, &self.passed_then), ("failed", &self.failed)];
+        for (title, list) in lists {
             if !list.is_empty() {
                 println!("\n{title}:");
             }
@@ -69,4 +77,12 @@ impl Report {
         println!("\n{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len());
         self.failed.is_empty()
     }
+}
+
+fn print_failure(name: &str, reason: &str, output: &str, margin: &str) {
+    println!("---- {name}: {reason}; its output:");
+    for line in output.lines() {
+        println!("{margin}{line}");
+    }
+    println!("----");
 }

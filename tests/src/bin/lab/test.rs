@@ -11,7 +11,7 @@ use clap::Args;
 use rvm_tests::artifact;
 
 use crate::machine::End;
-use crate::protocol::{Message, PAYLOAD, Plan, Test, Work};
+use crate::protocol::{Message, Outcome, PAYLOAD, Plan, Test, Work};
 use crate::report::Report;
 use crate::runner::{self, Event};
 use crate::suite::{self, Program};
@@ -25,6 +25,9 @@ const CASES: &str = "cases";
 
 /// How many tests the lab runs at a time.
 const LAB_JOBS: usize = 2;
+
+/// How many tests get a second try at most. What breaks more than these is not the emulation.
+const SECOND_TRIES: usize = 16;
 
 #[derive(Args)]
 pub struct TestArgs {
@@ -49,6 +52,10 @@ pub struct TestArgs {
     /// virtualization now and then takes a lab down with it.
     #[arg(long, default_value_t = 1)]
     labs: u32,
+    /// Give a test that failed in the lab one more try, alone in a new lab, and say so at the end: the same emulation
+    /// now and then takes down a guest, and with it the test.
+    #[arg(long)]
+    second_try: bool,
 }
 
 /// Runs the workspace's tests; the status is 0 if none failed.
@@ -169,18 +176,52 @@ fn test_in_lab(
     }
     plan.jobs = LAB_JOBS;
 
-    for left in (0..arguments.labs).rev() {
-        let Some(lost) = visit_for(programs, &plan, arguments, report)? else {
-            break;
-        };
-        if left == 0 {
+    let mut again = Vec::new();
+    let lost =
+        test_in_labs(programs, &mut plan, arguments, &mut |test, outcome, time, output| match outcome
+            .failure(time)
+        {
+            Some(reason) if arguments.second_try && again.len() < SECOND_TRIES => {
+                report.doubt(&test, reason, time, output);
+                again.push(test);
+            }
+            _ => report.add(&test, outcome, time, output),
+        })?;
+    if let Some(lost) = lost {
+        lost.report(report);
+    }
+    if !again.is_empty() {
+        println!("{} tests that failed go to a new lab, one at a time", again.len());
+        (plan.tests, plan.jobs) = (again, 1);
+        let lost = test_in_labs(programs, &mut plan, arguments, &mut |test, outcome, time, output| {
+            report.add(&test, outcome, time, output);
+        })?;
+        if let Some(lost) = lost {
             lost.report(report);
-            break;
+        }
+    }
+    Ok(())
+}
+
+/// Who hears of a result: the test, its outcome, how long it took, and its output.
+type OnResult<'a> = &'a mut dyn FnMut(Test, Outcome, Duration, &str);
+
+/// Runs the tests of `plan` in as many labs as the arguments allow; gives what the last of them lost.
+fn test_in_labs(
+    programs: &[Program],
+    plan: &mut Plan,
+    arguments: &TestArgs,
+    on_result: OnResult<'_>,
+) -> io::Result<Option<Lost>> {
+    for left in (0..arguments.labs).rev() {
+        let Some(lost) = visit_for(programs, plan, arguments, on_result)? else { break };
+        if left == 0 {
+            return Ok(Some(lost));
         }
         println!("{}: its {} tests without a result go to a new lab", lost.end, lost.tests.len());
         plan.tests = lost.tests.into_iter().map(|(test, _)| test).collect();
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What a lab that did not end in order left without a result.
@@ -206,7 +247,7 @@ fn visit_for(
     programs: &[Program],
     plan: &Plan,
     arguments: &TestArgs,
-    report: &mut Report,
+    on_result: OnResult<'_>,
 ) -> io::Result<Option<Lost>> {
     let mut surroundings = Surroundings::for_tests();
     surroundings.disks.push(format!("debian={}", debian_image()?.display()));
@@ -228,7 +269,7 @@ fn visit_for(
         Message::Ended { test, outcome, millis, output } => {
             running.retain(|number| *number != test);
             if let Some(test) = waiting.get_mut(test).and_then(Option::take) {
-                report.add(&test, outcome, Duration::from_millis(millis), &output);
+                on_result(test, outcome, Duration::from_millis(millis), &output);
             }
         }
         _ => {}
