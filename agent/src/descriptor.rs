@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket;
+use nix::libc::VMADDR_CID_HOST;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, VsockAddr, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tonic::transport::server::Connected;
@@ -27,6 +28,22 @@ impl Descriptor {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self(sys::asynchronous(fd)?))
+    }
+
+    /// Connects to a vsock port of the host.
+    pub async fn to_host(port: u32) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+        match socket::connect(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_HOST, port)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let connecting = Self(sys::asynchronous(socket)?);
+        connecting.0.writable().await?.retain_ready();
+        match socket::getsockopt(&connecting.0, sockopt::SocketError)? {
+            0 => Ok(connecting),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 
     /// Takes it back from the runtime, as one that blocks again.

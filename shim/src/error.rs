@@ -9,6 +9,7 @@ use containerd_shim_protos::ttrpc::{self, Code, get_status};
 use rvm_config::guest_files::GuestFilesError;
 use rvm_sandbox::agent::AgentError;
 use rvm_sandbox::machine::MachineError;
+use rvm_sandbox::network::NetworkError;
 
 /// Why a call is refused.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,9 @@ pub enum ShimError {
     /// The agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// The network that others made.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The host, on a path.
     #[error("cannot {attempt} '{}'", .path.display())]
     Path {

@@ -17,6 +17,8 @@ mod flags;
 mod info;
 mod log;
 mod mounts;
+mod names;
+mod network;
 mod place;
 mod pod;
 mod process;

@@ -5,6 +5,7 @@
 //!  /run/rvm-shim/HASH/lock      held by the shim as long as it lives
 //!                     vmm       the VMM's process and when it began
 //!                     vsock     the VMM's socket to the guest
+//!                     vsock_N   the shim's sockets, for what the guest connects to port N of the host
 //!                     made/     a small tmpfs, in which the shim makes N/rootfs and N/mounts/M and mounts on them
 //!                     shown/    the same, read-only, where those mounts appear: what the guest is shown
 //!                     stage/    where a mount is made ready before it appears there: `dir` or `file`
@@ -22,6 +23,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rvm_agent_proto::{NAMES_DATAGRAM_PORT, NAMES_STREAM_PORT};
 use sha2::{Digest, Sha256};
 
 use crate::error::ShimError;
@@ -159,6 +161,11 @@ impl Place {
         self.path.join("vsock")
     }
 
+    /// Where the VMM takes what the guest connects to this port of the host.
+    pub fn port(&self, port: u32) -> PathBuf {
+        self.path.join(format!("vsock_{port}"))
+    }
+
     /// Writes down which process the VMM is.
     pub fn set_vmm(&self, pid: u32) -> Result<(), ShimError> {
         let path = self.path.join("vmm");
@@ -182,8 +189,8 @@ impl Place {
             unmount(&directory)?;
             gone(fs::remove_dir(&directory)).map_err(ShimError::path("remove", directory))?;
         }
-        for name in ["vmm", "vsock"] {
-            let file = self.path.join(name);
+        let sockets = [self.vsock(), self.port(NAMES_DATAGRAM_PORT), self.port(NAMES_STREAM_PORT)];
+        for file in [self.path.join("vmm")].into_iter().chain(sockets) {
             gone(fs::remove_file(&file)).map_err(ShimError::path("remove", file))?;
         }
         Ok(())

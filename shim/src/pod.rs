@@ -3,18 +3,20 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
 use rvm_agent_proto::mount_request::Source;
 use rvm_agent_proto::{ConfigureRequest, Share, ShutdownRequest};
 use rvm_config::guest_files;
 use rvm_config::{CachePolicy, Kernel, MAX_CPUS, MIN_MEMORY, MemorySize, VmConfig, Vsock};
 use rvm_sandbox::agent::{self, Agent, AgentError};
-use rvm_sandbox::machine::{Machine, MachineError};
+use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
 use crate::error::ShimError;
+use crate::log::Log;
+use crate::network::{Network, Wiring};
 use crate::place::Place;
 use crate::spec::{ContainerSpec, SHARE};
 
@@ -36,21 +38,24 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A virtual machine that runs, and whom to speak to in it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pod {
     /// The machine.
     pub machine: Machine,
     /// The agent.
     pub agent: Agent,
+    /// Its network.
+    pub network: Arc<Network>,
     /// The first process of the first container, by its number in the guest.
     pub first: Option<u32>,
 }
 
 /// A virtual machine that boots.
-#[derive(Debug)]
 pub struct Booting {
-    machine: Machine,
-    vsock: PathBuf,
+    /// The machine.
+    pub machine: Machine,
+    wiring: Wiring,
+    place: Place,
 }
 
 impl Booting {
@@ -58,29 +63,28 @@ impl Booting {
     pub fn start(place: &Place, spec: &ContainerSpec) -> Result<Self, ShimError> {
         let config = machine(place, spec)?;
         let program = program()?;
-        let machine = in_network_of_its_own(|| Machine::start(&program, &config, &[]))?;
+        let (wiring, machine) = Wiring::make(&spec.network()?, |cards| {
+            let config = VmConfig { nets: cards.configuration(), ..config };
+            Ok(Machine::start(&program, &config, &cards.descriptors())?)
+        })?;
         place.set_vmm(machine.pid())?;
         // The shim is as precious as containerd, nearly; the guest is not. What may not be set is as it was inherited.
         fs::write(format!("/proc/{}/oom_score_adj", machine.pid()), "0").ok();
-        Ok(Self { machine, vsock: place.vsock() })
+        Ok(Self { machine, wiring, place: place.clone() })
     }
 
     /// Waits until the guest works, and sets it up.
-    pub async fn ready(&self, hostname: Option<&str>) -> Result<Pod, ShimError> {
+    pub async fn ready(self, hostname: Option<&str>, log: &Log) -> Result<Pod, ShimError> {
         let ready = tokio::time::timeout(BOOT_PATIENCE, self.machine.ready()).await;
         ready.map_err(|_| AgentError::Silent { attempt: "boot", patience: BOOT_PATIENCE })??;
-        let (agent, _) = Agent::connect(&self.vsock).await?;
+        let (agent, _) = Agent::connect(&self.place.vsock()).await?;
         let request =
             ConfigureRequest { hostname: hostname.map(str::to_owned), ..agent::first_configuration()? };
         agent.sandbox().configure(request).await.map_err(AgentError::refused("be set up"))?;
         let share = Share { tag: TAG.to_owned(), subpath: String::new() };
         rootfs::mount(&agent, SHARE, Source::Share(share), &[]).await?;
-        Ok(Pod { machine: self.machine.clone(), agent, first: None })
-    }
-
-    /// Ends the machine.
-    pub async fn stop(&self) {
-        self.machine.stop().await;
+        let network = self.wiring.connect(self.place, agent.clone(), self.machine.clone(), log.clone());
+        Ok(Pod { machine: self.machine, agent, network, first: None })
     }
 }
 
@@ -128,20 +132,4 @@ fn program() -> Result<PathBuf, ShimError> {
         true => Ok(program),
         false => Err(ShimError::path::<io::Error>("find", program)(io::ErrorKind::NotFound.into())),
     }
-}
-
-/// Starts a process in a network namespace that is fresh: a thread's own, which the process is born in.
-fn in_network_of_its_own(
-    start: impl FnOnce() -> Result<Machine, MachineError> + Send,
-) -> Result<Machine, ShimError> {
-    let runtime = tokio::runtime::Handle::current();
-    let started = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(ShimError::host("make a network namespace"))?;
-            let _runtime = runtime.enter();
-            Ok(start()?)
-        });
-        thread.join()
-    });
-    started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -5,7 +5,7 @@
 //! everything that makes or removes a container.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::mounts::Files;
+use crate::network::Network;
 use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod};
 use crate::process::{Exit, KILLED, Process, State};
@@ -62,6 +63,8 @@ pub struct Container {
     files: Files,
     machine: Machine,
     agent: Agent,
+    network: Arc<Network>,
+    resolv_conf: Option<PathBuf>,
 }
 
 /// What a container is made of.
@@ -138,9 +141,10 @@ impl Shim {
         let held = self.place.make()?;
         let made = match Booting::start(&self.place, spec) {
             Ok(booting) => {
-                let made = self.boot_and_add(&booting, spec, order).await;
+                let machine = booting.machine.clone();
+                let made = self.boot_and_add(booting, spec, order).await;
                 if made.is_err() {
-                    booting.stop().await;
+                    machine.stop().await;
                 }
                 made
             }
@@ -161,11 +165,11 @@ impl Shim {
 
     async fn boot_and_add(
         &self,
-        booting: &Booting,
+        booting: Booting,
         spec: &ContainerSpec,
         order: &Order,
     ) -> Result<(Pod, Container), ShimError> {
-        let mut pod = booting.ready(spec.hostname()).await?;
+        let mut pod = booting.ready(spec.hostname(), &self.log).await?;
         let container = self.add(&mut pod, spec, order).await?;
         Ok((pod, container))
     }
@@ -174,6 +178,7 @@ impl Shim {
     async fn add(&self, pod: &mut Pod, spec: &ContainerSpec, order: &Order) -> Result<Container, ShimError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let root = spec.root(&order.bundle);
+        pod.network.check(&spec.network()?)?;
         let guest = spec.clone().for_guest(number, pod.first)?;
         let files = Files::mount(&self.place, number, &order.bundle, &order.rootfs, &root, &guest.binds)?;
         let init = Process::new(&order.id, "", order.paths.clone(), Vec::new());
@@ -194,6 +199,8 @@ impl Shim {
             files,
             machine: pod.machine.clone(),
             agent: pod.agent.clone(),
+            network: pod.network.clone(),
+            resolv_conf: spec.resolv_conf().map(Path::to_owned),
         })
     }
 
@@ -229,6 +236,7 @@ impl Shim {
         let telling = process.telling.lock().await;
         process.require(State::Created, "start")?;
         if exec.is_empty() {
+            container.network.ready_for(container.resolv_conf.as_deref()).await?;
             let request = StartRequest { container: id.to_owned() };
             let started = container.agent.containers().start(request).await;
             started.map_err(AgentError::refused("start the container"))?;

@@ -44,6 +44,15 @@ pub struct Bind {
     pub read_only: bool,
 }
 
+/// Where a container's network is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkNamespace {
+    /// In a namespace that is to be made, for others to fill.
+    New,
+    /// In the one at this path, which others made.
+    At(PathBuf),
+}
+
 impl ContainerSpec {
     /// Reads it from a bundle.
     pub fn read(bundle: &Path) -> Result<Self, ShimError> {
@@ -68,6 +77,13 @@ impl ContainerSpec {
         bundle.join(self.0["root"]["path"].as_str().unwrap_or("rootfs"))
     }
 
+    /// The file of the host by which its programs find name servers, if it is given one.
+    pub fn resolv_conf(&self) -> Option<&Path> {
+        let mounts = self.0["mounts"].as_array()?;
+        let mount = mounts.iter().rfind(|mount| mount["destination"] == "/etc/resolv.conf")?;
+        mount["source"].as_str().map(Path::new)
+    }
+
     /// The host name, if it has one.
     pub fn hostname(&self) -> Option<&str> {
         self.0["hostname"].as_str().filter(|name| !name.is_empty())
@@ -84,6 +100,20 @@ impl ContainerSpec {
         let quota = cpu["quota"].as_i64().and_then(|quota| u64::try_from(quota).ok())?;
         let period = cpu["period"].as_u64().filter(|period| *period > 0)?;
         Some(quota.div_ceil(period))
+    }
+
+    /// Where its network is. The host's own is none for a virtual machine.
+    pub fn network(&self) -> Result<NetworkNamespace, ShimError> {
+        let namespaces = self.0["linux"]["namespaces"].as_array();
+        let network = namespaces.into_iter().flatten().find(|namespace| namespace["type"] == "network");
+        match network.map(|network| network["path"].as_str().unwrap_or_default()) {
+            Some("") => Ok(NetworkNamespace::New),
+            Some(path) => Ok(NetworkNamespace::At(path.into())),
+            None => Err(ShimError::Unsupported {
+                what: "the host's network in a container".to_owned(),
+                reason: "a virtual machine is not in it; give the container a network of its own",
+            }),
+        }
     }
 
     /// What goes to the guest for container `number` of the pod. `first` is the first process of the pod's first
@@ -119,22 +149,6 @@ fn remove(spec: &mut Value, path: &[&str]) {
 fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError> {
     let mut all = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
     let unsupported = |what: String, reason| Err(ShimError::Unsupported { what, reason });
-    let network = all.iter().find(|namespace| namespace["type"] == "network");
-    match network.map(|network| network["path"].as_str().unwrap_or_default()) {
-        None => {
-            return unsupported(
-                "the host's network in a container".to_owned(),
-                "a virtual machine is not in it; give the container a network of its own",
-            );
-        }
-        Some("") => {}
-        Some(path) => {
-            return unsupported(
-                format!("the network namespace '{path}'"),
-                "containers have a network of their own without any interface but lo so far",
-            );
-        }
-    }
     all.retain(|namespace| namespace["type"] != "network");
     for namespace in &mut all {
         let path = namespace["path"].as_str().unwrap_or_default().to_owned();
@@ -254,8 +268,15 @@ mod tests {
         assert_eq!(guest.spec["linux"]["namespaces"], json!([{ "type": "ipc", "path": "/proc/31/ns/ipc" }]));
         let error = namespaces("/proc/1/ns/ipc").for_guest(1, None).unwrap_err().to_string();
         assert!(error.contains("the ipc namespace '/proc/1/ns/ipc'"), "{error}");
-        let host_network = spec(json!({ "linux": { "namespaces": [{ "type": "pid" }] } }));
-        let error = host_network.for_guest(1, None).unwrap_err().to_string();
+    }
+
+    #[test]
+    fn the_network_is_new_or_others_but_not_the_hosts() {
+        let network = |namespaces: Value| spec(json!({ "linux": { "namespaces": namespaces } })).network();
+        assert_eq!(network(json!([{ "type": "network" }])).unwrap(), NetworkNamespace::New);
+        let at = network(json!([{ "type": "network", "path": "/run/netns/a" }])).unwrap();
+        assert_eq!(at, NetworkNamespace::At("/run/netns/a".into()));
+        let error = network(json!([{ "type": "pid" }])).unwrap_err().to_string();
         assert!(error.contains("the host's network"), "{error}");
     }
 

@@ -25,6 +25,13 @@ pub const RPC_PORT: u32 = 1024;
 /// vsock port of the streams in the guest.
 pub const STREAM_PORT: u32 = 1025;
 
+/// vsock port of the host that takes questions about names: each connection has one, and then its answer, as messages
+/// of DNS over TCP (RFC 1035, 4.2.2), of which the host makes datagrams.
+pub const NAMES_DATAGRAM_PORT: u32 = 1026;
+
+/// vsock port of the host behind which the name server itself is, by TCP.
+pub const NAMES_STREAM_PORT: u32 = 1027;
+
 /// Bytes with which the host begins a stream: its token, little-endian.
 pub const STREAM_HEADER: usize = 8;
 

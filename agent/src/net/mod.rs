@@ -7,6 +7,7 @@ mod address;
 mod netlink;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use nix::libc;
@@ -19,6 +20,8 @@ use crate::refusal::Refusal;
 /// Longest name of an interface (IFNAMSIZ without its last byte).
 const MAX_NAME: usize = 15;
 const INTERFACES: &str = "/sys/class/net";
+/// Flag of a route (linux/rtnetlink.h).
+const RTNH_F_ONLINK: u32 = 4;
 
 /// The network that is wanted.
 #[derive(Debug)]
@@ -35,7 +38,9 @@ struct Interface {
     new_mac: Option<Mac>,
     mtu: u32,
     addresses: Vec<Prefix>,
+    removed: Vec<Prefix>,
     up: bool,
+    prefix_route: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +50,8 @@ struct Route {
     interface: String,
     metric: u32,
     scope: u8,
+    source: Option<std::net::IpAddr>,
+    on_link: bool,
 }
 
 #[derive(Debug)]
@@ -86,13 +93,16 @@ impl Interface {
             "" => Ok(None),
             text => mac(text).map(Some),
         };
+        let prefixes = |all: &[String]| all.iter().map(|text| Prefix::parse(text)).collect::<Result<_, _>>();
         Ok(Self {
             mac: optional_mac(&wanted.mac)?,
             name: name(&wanted.name)?,
             new_mac: optional_mac(&wanted.new_mac)?,
             mtu: wanted.mtu,
-            addresses: wanted.addresses.iter().map(|text| Prefix::parse(text)).collect::<Result<_, _>>()?,
+            addresses: prefixes(&wanted.addresses)?,
+            removed: prefixes(&wanted.removed_addresses)?,
             up: wanted.up,
+            prefix_route: !wanted.no_prefix_route,
         })
     }
 
@@ -102,11 +112,12 @@ impl Interface {
             None => index_by_name(&self.name)?,
         };
         let ask = |what: String, message| socket.ask(message).map_err(Refusal::kernel(|| what));
-        if !Path::new(INTERFACES).join(&self.name).exists() {
-            // An interface that is up keeps its name.
-            ask(format!("bring interface {index} down"), link(index, 0))?;
-            let rename = link(index, 0).attribute(libc::IFLA_IFNAME, self.name.as_bytes());
-            ask(format!("name interface {index} {}", self.name), rename)?;
+        let taken = index_by_name(&self.name).ok();
+        if taken != Some(index) {
+            if let Some(other) = taken {
+                rename(socket, other, &format!("card{other}"))?;
+            }
+            rename(socket, index, &self.name)?;
         }
         if let Some(Mac(mac)) = self.new_mac {
             let set = link_as_is(index).attribute(libc::IFLA_ADDRESS, &mac);
@@ -116,8 +127,16 @@ impl Interface {
             let set = link_as_is(index).attribute(libc::IFLA_MTU, &self.mtu.to_ne_bytes());
             ask(format!("give {} an MTU of {}", self.name, self.mtu), set)?;
         }
+        for address in &self.removed {
+            let removed = match socket.ask(old_address(index, address)) {
+                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Ok(()),
+                done => done,
+            };
+            removed.map_err(Refusal::kernel(|| format!("take the address {address} from {}", self.name)))?;
+        }
         for address in &self.addresses {
-            ask(format!("give {} the address {address}", self.name), new_address(index, address))?;
+            let set = new_address(index, address, self.prefix_route);
+            ask(format!("give {} the address {address}", self.name), set)?;
         }
         match self.up {
             true => ask(format!("bring {} up", self.name), link(index, libc::IFF_UP.unsigned_abs())),
@@ -139,8 +158,13 @@ impl Route {
         }
         let scope = u8::try_from(wanted.scope)
             .map_err(|_| Refusal::invalid(format!("the scope {}", wanted.scope), "it is above 255"))?;
+        let source = match wanted.source.as_str() {
+            "" => None,
+            text => Some(ip(text)?),
+        };
         let interface = name(&wanted.interface)?;
-        Ok(Self { destination, gateway, interface, metric: wanted.metric, scope })
+        let (metric, on_link) = (wanted.metric, wanted.on_link);
+        Ok(Self { destination, gateway, interface, metric, scope, source, on_link })
     }
 
     fn apply(&self, socket: &Socket) -> Result<(), Refusal> {
@@ -158,12 +182,16 @@ impl Route {
             self.scope,
             libc::RTN_UNICAST,
         ];
-        let mut message = Message::to_set(libc::RTM_NEWROUTE).bytes(&head).bytes(&0u32.to_ne_bytes());
+        let flags = if self.on_link { RTNH_F_ONLINK } else { 0 };
+        let mut message = Message::to_set(libc::RTM_NEWROUTE).bytes(&head).bytes(&flags.to_ne_bytes());
         if destination.length > 0 {
             message = message.attribute(libc::RTA_DST, &destination.octets());
         }
         if let Some(gateway) = self.gateway {
             message = message.attribute(libc::RTA_GATEWAY, &address::octets(gateway));
+        }
+        if let Some(source) = self.source {
+            message = message.attribute(libc::RTA_PREFSRC, &address::octets(source));
         }
         if self.metric != 0 {
             message = message.attribute(libc::RTA_PRIORITY, &self.metric.to_ne_bytes());
@@ -215,13 +243,32 @@ fn link_message(index: u32, flags: u32, change: u32) -> Message {
         .bytes(&change.to_ne_bytes())
 }
 
-/// An address for an interface. struct ifaddrmsg: family, length, flags, scope; index.
-fn new_address(index: u32, address: &Prefix) -> Message {
+/// Names an interface, which loses its addresses by it: one that is up would keep its name.
+fn rename(socket: &Socket, index: u32, name: &str) -> Result<(), Refusal> {
+    let down = socket.ask(link(index, 0));
+    down.map_err(Refusal::kernel(|| format!("bring interface {index} down")))?;
+    let named = socket.ask(link(index, 0).attribute(libc::IFLA_IFNAME, name.as_bytes()));
+    named.map_err(Refusal::kernel(|| format!("name interface {index} {name}")))
+}
+
+/// An address for an interface.
+fn new_address(index: u32, address: &Prefix, prefix_route: bool) -> Message {
     // Nobody else in the guest's network can have it: it need not be asked for before it is used.
-    let flags = u8::try_from(libc::IFA_F_NODAD).unwrap_or_default();
+    let flags = libc::IFA_F_NODAD | if prefix_route { 0 } else { libc::IFA_F_NOPREFIXROUTE };
+    about_address(Message::to_set(libc::RTM_NEWADDR), index, address)
+        .attribute(libc::IFA_FLAGS, &flags.to_ne_bytes())
+}
+
+/// An address that an interface loses.
+fn old_address(index: u32, address: &Prefix) -> Message {
+    about_address(Message::to_change(libc::RTM_DELADDR), index, address)
+}
+
+/// struct ifaddrmsg: family, length, flags, scope; index.
+fn about_address(message: Message, index: u32, address: &Prefix) -> Message {
     let octets = address.octets();
-    Message::to_set(libc::RTM_NEWADDR)
-        .bytes(&[address.family(), address.length, flags, 0])
+    message
+        .bytes(&[address.family(), address.length, 0, 0])
         .bytes(&index.to_ne_bytes())
         .attribute(libc::IFA_LOCAL, &octets)
         .attribute(libc::IFA_ADDRESS, &octets)

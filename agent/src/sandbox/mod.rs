@@ -3,6 +3,7 @@
 mod configure;
 mod machine;
 mod names;
+mod resolver;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::containers::Containers;
 use crate::sandbox::names::Names;
+use crate::sandbox::resolver::Resolver;
 use crate::server::blocking;
 use crate::storage::Mounts;
 
@@ -25,6 +27,8 @@ pub struct Sandbox {
     mounts: Mounts,
     /// What /run/rvm/etc says; locked while it is written.
     names: Mutex<Names>,
+    /// Who is asked about names in the host's place.
+    resolver: Mutex<Option<Resolver>>,
     /// Set when only Hello is to be served any more.
     shut_down: Arc<AtomicBool>,
 }
@@ -32,7 +36,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// The service, which tells the others by `shut_down` that it is over.
     pub fn new(containers: Containers, mounts: Mounts, shut_down: Arc<AtomicBool>) -> Self {
-        Self { containers, mounts, names: Mutex::default(), shut_down }
+        Self { containers, mounts, names: Mutex::default(), resolver: Mutex::default(), shut_down }
     }
 }
 
@@ -52,8 +56,19 @@ impl sandbox_server::Sandbox for Sandbox {
         &self,
         request: Request<ConfigureRequest>,
     ) -> Result<Response<ConfigureResponse>, Status> {
+        let request = request.into_inner();
+        let resolver = match request.resolver.as_str() {
+            "" => None,
+            text => Some(resolver::parse(text)?),
+        };
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        configure::apply(&request.into_inner(), &mut names)?;
+        configure::apply(&request, &mut names)?;
+        let mut running = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = resolver
+            && running.as_ref().map(Resolver::address) != Some(address)
+        {
+            *running = Some(Resolver::at(address)?);
+        }
         Ok(Response::new(ConfigureResponse {}))
     }
 

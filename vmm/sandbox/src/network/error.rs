@@ -73,6 +73,23 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// Another machine has its cards there.
+    #[error("cannot use the network namespace: another VM of rvm is in it; give each pod one of its own")]
+    NamespaceTaken,
+    /// ARP and neighbour discovery do not work there.
+    #[error(
+        "cannot lead the interface {0} to the VM: addresses are not asked for on it (NOARP), as with ipvlan in mode l3; \
+         use mode l2, a bridge or macvlan"
+    )]
+    NoArp(String),
+    /// More interfaces than cards.
+    #[error("cannot lead {needed} interfaces to the VM: it was started with {have} network cards")]
+    TooFewCards {
+        /// Interfaces.
+        needed: usize,
+        /// Cards.
+        have: usize,
+    },
     /// Anything else that the host refuses.
     #[error("cannot {attempt}")]
     Io {

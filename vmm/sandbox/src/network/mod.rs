@@ -7,12 +7,15 @@
 //! | may administer the network (root) | [`place`]: a tap on a bridge, [`firewall`]: NAT, [`proxy`]: ports |
 //! | any other | [`passt`]: a process that makes sockets of packets |
 //!
+//! A third way is a network that others made, CNI plugins or Docker: [`Cards`] take its interfaces' places.
+//!
 //! Where the tool for neither is there, the sandbox has no card, and the user is told.
 //!
 //! Nothing outlives its sandbox. [`Network::close`] gives everything back; after a kill -9 the kernel has taken back
 //! sockets, proxies and the tap by itself, and [`reclaim`] removes an idle bridge. What the guest is told to have is
 //! made here; that it has it is the agent's work (rvm_agent_proto).
 
+mod adopted;
 mod bridge;
 mod dns;
 mod error;
@@ -35,6 +38,7 @@ use rvm_agent_proto as proto;
 use rvm_config::NetHost;
 use serde::{Deserialize, Serialize};
 
+pub use adopted::{Adopted, Cards, Changes, Watch};
 pub use error::NetworkError;
 use passt::Passt;
 use place::Place;

@@ -79,10 +79,14 @@ impl Machine {
         let address = network.interfaces[0].addresses[0].clone();
         let guest = Self::with_card(&network.interfaces[0].mac, &address, &network.routes[0].gateway);
         let tap: File = network.descriptor().unwrap().try_clone_to_owned().unwrap().into();
-        let card = guest.card();
-        connect(tap.try_clone().unwrap(), card.try_clone().unwrap());
-        connect(card, tap);
+        guest.cable(tap);
         guest
+    }
+
+    /// Joins its card and another tap.
+    pub fn cable(&self, tap: File) {
+        connect(tap.try_clone().unwrap(), self.card());
+        connect(self.card(), tap);
     }
 
     /// A machine with a card and a way out through it.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 
-mod machine;
+pub(super) mod machine;
 mod on_passt;
 mod traffic;
 
