@@ -39,7 +39,9 @@ async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
     let log = Log::open(bundle, &flags.id);
     let address = std::env::var(EVENTS_ADDRESS).unwrap_or_default();
     let teller = Teller(Events::open(address, flags.namespace.clone(), log.clone()));
-    let shim = Arc::new(Shim::new(Place::of(&flags.namespace, &flags.id), teller, log.clone()));
+    let place = Place::of(&flags.namespace, &flags.id);
+    let own = (flags.namespace.clone(), socket.clone().unwrap_or_default());
+    let shim = Arc::new(Shim::new(place, own, teller, log.clone()));
 
     let mut server = Server::new().add_listener(listener.into()).register_service(services(&shim));
     server.start().await.map_err(serving)?;

@@ -4,6 +4,7 @@
 //! ```text
 //!  /run/rvm-shim/HASH/lock      held by the shim as long as it lives
 //!                     vmm       the VMM's process and when it began
+//!                     shim      containerd's namespace and the shim's socket
 //!                     vsock     the VMM's socket to the guest
 //!                     vsock_N   the shim's sockets, for what the guest connects to port N of the host
 //!                     made/     a small tmpfs, in which the shim makes N/rootfs and N/mounts/M and mounts on them
@@ -16,6 +17,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::linux::fs::MetadataExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -173,6 +175,32 @@ impl Place {
         fs::write(&path, format!("{pid} {began}")).map_err(ShimError::path("write", path))
     }
 
+    /// Writes down where the pod's shim listens, for containers of the same containerd namespace that are to share the
+    /// pod's network.
+    pub fn set_shim(&self, namespace: &str, socket: &Path) -> Result<(), ShimError> {
+        let path = self.path.join("shim");
+        let text = format!("{namespace}\n{}", socket.display());
+        fs::write(&path, text).map_err(ShimError::path("write", path))
+    }
+
+    /// Where the shim listens whose pod has this network namespace, if there is one.
+    pub fn shim_in_network(namespace: &str, network: &Path) -> Option<PathBuf> {
+        let wanted = network.metadata().ok()?;
+        let is_in = |place: &Path| {
+            let text = fs::read_to_string(place.join("vmm")).ok()?;
+            let (pid, _) = text.split_once(' ')?;
+            let own = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
+            ((own.st_dev(), own.st_ino()) == (wanted.st_dev(), wanted.st_ino())).then_some(())
+        };
+        let places = fs::read_dir(ROOT).ok()?.flatten().map(|entry| entry.path());
+        let text = places.into_iter().find_map(|place| {
+            is_in(&place)?;
+            fs::read_to_string(place.join("shim")).ok()
+        })?;
+        let (of, socket) = text.split_once('\n')?;
+        (of == namespace).then(|| PathBuf::from(socket))
+    }
+
     /// Removes everything of the pod. The caller has the lock, or nobody has.
     pub fn remove(&self) -> Result<(), ShimError> {
         self.clean()?;
@@ -190,7 +218,7 @@ impl Place {
             gone(fs::remove_dir(&directory)).map_err(ShimError::path("remove", directory))?;
         }
         let sockets = [self.vsock(), self.port(NAMES_DATAGRAM_PORT), self.port(NAMES_STREAM_PORT)];
-        for file in [self.path.join("vmm")].into_iter().chain(sockets) {
+        for file in ["vmm", "shim"].map(|name| self.path.join(name)).into_iter().chain(sockets) {
             gone(fs::remove_file(&file)).map_err(ShimError::path("remove", file))?;
         }
         Ok(())

@@ -38,6 +38,8 @@ const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 /// The shim of one pod.
 pub struct Shim {
     place: Place,
+    /// containerd's namespace, and where this listens.
+    own: (String, PathBuf),
     teller: Teller,
     log: Log,
     /// The machine, while there are containers; with the right to the place.
@@ -80,10 +82,11 @@ pub struct Order {
 }
 
 impl Shim {
-    /// The shim of the pod that is at `place`.
-    pub fn new(place: Place, teller: Teller, log: Log) -> Self {
+    /// The shim of the pod that is at `place`. `own` is containerd's namespace, and the socket that it serves.
+    pub fn new(place: Place, own: (String, PathBuf), teller: Teller, log: Log) -> Self {
         Self {
             place,
+            own,
             teller,
             log,
             pod: tokio::sync::Mutex::default(),
@@ -170,6 +173,7 @@ impl Shim {
         order: &Order,
     ) -> Result<(Pod, Container), ShimError> {
         let mut pod = booting.ready(spec.hostname(), &self.log).await?;
+        self.place.set_shim(&self.own.0, &self.own.1)?;
         let container = self.add(&mut pod, spec, order).await?;
         Ok((pod, container))
     }

@@ -149,6 +149,15 @@ fn remove(spec: &mut Value, path: &[&str]) {
 fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError> {
     let mut all = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
     let unsupported = |what: String, reason| Err(ShimError::Unsupported { what, reason });
+    let hosts = [("pid", "processes"), ("ipc", "shared memory and queues"), ("uts", "name")];
+    if let Some((_, what)) =
+        hosts.iter().find(|(kind, _)| all.iter().all(|namespace| namespace["type"] != *kind))
+    {
+        return unsupported(
+            format!("the host's {what} in a container"),
+            "a virtual machine does not see them; leave the namespace to the container, as is the default",
+        );
+    }
     all.retain(|namespace| namespace["type"] != "network");
     for namespace in &mut all {
         let path = namespace["path"].as_str().unwrap_or_default().to_owned();
@@ -209,11 +218,18 @@ fn take_binds(spec: &mut Value, directory: &str) -> Vec<Bind> {
 mod tests {
     use super::*;
 
+    /// Those that every container has, and these.
+    fn namespaces(more: &[Value]) -> Value {
+        let all = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
+        let named = |kind: &Value| more.iter().any(|other| other["type"] == *kind);
+        all.iter().filter(|own| !named(&own["type"])).chain(more).cloned().collect()
+    }
+
     fn spec(changes: Value) -> ContainerSpec {
         let mut spec = json!({
             "root": { "path": "rootfs" },
             "process": { "args": ["true"], "apparmorProfile": "cri-containerd.apparmor.d" },
-            "linux": { "namespaces": [{ "type": "pid" }, { "type": "network" }, { "type": "mount" }] },
+            "linux": { "namespaces": namespaces(&[]) },
         });
         for (name, value) in changes.as_object().unwrap() {
             spec[name] = value.clone();
@@ -227,7 +243,7 @@ mod tests {
         let expected = json!({
             "root": { "path": "/run/rvm/share/7/rootfs" },
             "process": { "args": ["true"] },
-            "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }] },
+            "linux": { "namespaces": (["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }))) },
         });
         assert_eq!(guest.spec, expected);
     }
@@ -249,7 +265,7 @@ mod tests {
     #[test]
     fn parameters_of_the_network_are_the_guests() {
         let linux = json!({
-            "namespaces": [{ "type": "network" }],
+            "namespaces": namespaces(&[]),
             "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmax": "1" },
         });
         let guest = spec(json!({ "linux": linux })).for_guest(1, None).unwrap();
@@ -260,14 +276,27 @@ mod tests {
 
     #[test]
     fn namespaces_of_the_pod_are_its_first_containers_and_others_are_refused() {
-        let namespaces = |path: &str| {
-            let all = json!([{ "type": "network" }, { "type": "ipc", "path": path }]);
+        let ipc = |path: &str| {
+            let all = namespaces(&[json!({ "type": "ipc", "path": path })]);
             spec(json!({ "linux": { "namespaces": all } }))
         };
-        let guest = namespaces("/proc/4711/ns/ipc").for_guest(2, Some(31)).unwrap();
-        assert_eq!(guest.spec["linux"]["namespaces"], json!([{ "type": "ipc", "path": "/proc/31/ns/ipc" }]));
-        let error = namespaces("/proc/1/ns/ipc").for_guest(1, None).unwrap_err().to_string();
+        let guest = ipc("/proc/4711/ns/ipc").for_guest(2, Some(31)).unwrap();
+        let joined = json!({ "type": "ipc", "path": "/proc/31/ns/ipc" });
+        assert!(guest.spec["linux"]["namespaces"].as_array().unwrap().contains(&joined), "{}", guest.spec);
+        let error = ipc("/proc/1/ns/ipc").for_guest(1, None).unwrap_err().to_string();
         assert!(error.contains("the ipc namespace '/proc/1/ns/ipc'"), "{error}");
+    }
+
+    #[test]
+    fn a_container_without_a_namespace_of_its_own_is_refused() {
+        for (kind, what) in
+            [("pid", "the host's processes"), ("ipc", "shared memory"), ("uts", "the host's name")]
+        {
+            let mut all = namespaces(&[]);
+            all.as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
+            let error = spec(json!({ "linux": { "namespaces": all } })).for_guest(1, None).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
     }
 
     #[test]

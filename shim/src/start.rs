@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use crate::bootstrap::Bootstrap;
 use crate::error::ShimError;
 use crate::flags::Flags;
-use crate::place::gone;
-use crate::spec::ContainerSpec;
+use crate::place::{Place, gone};
+use crate::spec::{ContainerSpec, NetworkNamespace};
 
 /// Where the sockets of shims are, unless containerd says otherwise.
 const SOCKETS: &str = "/run/containerd/s";
@@ -42,14 +42,29 @@ pub fn start(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, ShimError> {
     let bootstrap = Bootstrap::parse(&input, flags);
     let spec = ContainerSpec::read(bundle)?;
     let pod = spec.pod().unwrap_or(&flags.id);
-    let path = socket_path(bootstrap.socket_directory(), flags, pod);
-    if let Some(listener) = listen(&path)? {
-        spawn(flags, bundle, pod, &bootstrap, listener)?;
-    }
+    let path = match other_pod(flags, &spec) {
+        Some(path) => path,
+        None => {
+            let path = socket_path(bootstrap.socket_directory(), flags, pod);
+            if let Some(listener) = listen(&path)? {
+                spawn(flags, bundle, pod, &bootstrap, listener)?;
+            }
+            path
+        }
+    };
     let address = format!("unix://{}", path.display());
     let file = bundle.join(ADDRESS_FILE);
     fs::write(&file, &address).map_err(ShimError::path("write", file))?;
     bootstrap.answer(&address).map_err(ShimError::host("write the answer"))
+}
+
+/// The shim of the pod whose network a container without a pod is to share, as with `docker run --network
+/// container:NAME`: who shares a network shares the machine.
+fn other_pod(flags: &Flags, spec: &ContainerSpec) -> Option<PathBuf> {
+    match (spec.pod(), spec.network()) {
+        (None, Ok(NetworkNamespace::At(network))) => Place::shim_in_network(&flags.namespace, &network),
+        _ => None,
+    }
 }
 
 fn socket_path(directory: Option<&str>, flags: &Flags, pod: &str) -> PathBuf {

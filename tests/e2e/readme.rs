@@ -49,6 +49,8 @@ examples! {
     untrusted_script: "echo 'print";
     time_limit: "echo 'while";
     memory_limit: "rvm run --rm -m 64M";
+    docker: "docker run -d --name web";
+    containerd: "ctr run -d";
     boot_a_command: "rvm boot -- echo";
     processors_and_memory: "rvm boot --cpus 2 --memory";
     disk_and_configuration: "truncate ", "rvm boot --cpus 2 --disk";
@@ -107,6 +109,10 @@ fn run_blocks(beginnings: &[&str]) {
     let mut blocks = blocks();
     blocks.retain(|block| beginnings.iter().any(|beginning| block.text.starts_with(beginning)));
     assert_eq!(blocks.len(), beginnings.len(), "blocks that begin with {beginnings:?}");
+    match give_to_daemons(&blocks) {
+        Err(error @ daemon::Error::NotHere { .. }) => return rvm_tests::cannot_run(&error.to_string()),
+        given => given.unwrap(),
+    }
     let place = place(&blocks);
     for block in blocks {
         match block.kind {
@@ -196,6 +202,30 @@ fn place(blocks: &[Block]) -> Place {
     assert!(tar.status().unwrap().success());
     place.said(&["load", "--quiet", "--input", &archive]);
     place
+}
+
+/// Gives Docker and containerd the images of blocks that use them, by the names that they have on the Docker Hub.
+fn give_to_daemons(blocks: &[Block]) -> Result<(), daemon::Error> {
+    let begins = |word: &str| blocks.iter().any(|block| block.text.starts_with(word));
+    let given = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        let ran = run(command);
+        assert_eq!(ran.status, Some(0), "{program} {arguments:?}: {ran:?}");
+    };
+    if begins("docker ") {
+        daemon::docker()?;
+        daemon::registry()?;
+        given("docker", &["pull", "--quiet", "localhost:5000/nginx"]);
+        given("docker", &["tag", "localhost:5000/nginx", "nginx"]);
+    }
+    if begins("ctr ") {
+        daemon::containerd()?;
+        daemon::registry()?;
+        given("ctr", &["images", "pull", "--local", "--plain-http", "localhost:5000/alpine:latest"]);
+        given("ctr", &["images", "tag", "localhost:5000/alpine:latest", "docker.io/library/alpine:latest"]);
+    }
+    Ok(())
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {

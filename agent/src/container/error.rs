@@ -37,18 +37,20 @@ pub enum Error {
         state: State,
     },
     /// There is no such program in the container.
-    #[error("cannot run {program}: there is no such program in the container")]
+    // In words that Docker knows: its client ends with 127 then.
+    #[error("cannot run {program}: {}", missing(program))]
     NoProgram {
         /// As the specification has it.
         program: String,
     },
     /// The program is there and cannot be executed.
-    #[error("cannot run {program}")]
+    // Likewise, 126.
+    #[error("cannot run {program}: {}", refused(reason))]
     NotExecutable {
         /// As the specification has it.
         program: String,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The guest's kernel refused a step.
     #[error("cannot {step}")]
@@ -58,6 +60,22 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// What is missing, by the way a program is found.
+fn missing(program: &str) -> &'static str {
+    match program.contains('/') {
+        true => "no such file or directory in the container",
+        false => "executable file not found in the container's $PATH",
+    }
+}
+
+/// Why a program cannot be executed.
+fn refused(reason: &io::Error) -> String {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => reason.to_string(),
+    }
 }
 
 impl Error {

@@ -234,7 +234,7 @@ fn failure(answer: Answer, program: &str) -> Error {
     match answer {
         Answer::NotExecuted { errno: libc::ENOENT | libc::ENOTDIR } => Error::NoProgram { program },
         Answer::NotExecuted { errno } => {
-            Error::NotExecutable { program, source: io::Error::from_raw_os_error(errno) }
+            Error::NotExecutable { program, reason: io::Error::from_raw_os_error(errno) }
         }
         Answer::Failed { step, errno } => Error::Kernel { step, source: io::Error::from_raw_os_error(errno) },
         Answer::Made { .. } | Answer::Ready => {

@@ -61,8 +61,8 @@ fn a_program_that_cannot_be_executed_says_why() {
         }
         let mut running = bundle.create().unwrap();
         let err = running.container.start().unwrap_err();
-        let Error::NotExecutable { source, .. } = err else { panic!("{program}: {err}") };
-        assert_eq!(source.raw_os_error(), Some(errno), "{program}");
+        let Error::NotExecutable { reason, .. } = err else { panic!("{program}: {err}") };
+        assert_eq!(reason.raw_os_error(), Some(errno), "{program}");
         assert_eq!(running.end().status, 126);
     }
 }

@@ -41,13 +41,36 @@ fn what_is_configured_is_seen_by_a_container() {
             neighbours: Vec::new(),
             dns: Some(Dns { servers: vec!["192.0.2.53".into()], ..Dns::default() }),
             hosts: Vec::new(),
+            resolver: "127.0.0.11".into(),
         };
         // Twice: what is there already is no error.
         for _ in 0..2 {
             guest.agent.sandbox().configure(request.clone()).await.unwrap();
         }
+        let interface = Interface {
+            name: "lo".into(),
+            addresses: vec!["203.0.113.5/24".into()],
+            removed_addresses: vec!["198.51.100.99/24".into(), "203.0.113.4/24".into()],
+            no_prefix_route: true,
+            ..Interface::default()
+        };
+        let before =
+            Interface { name: "lo".into(), addresses: vec!["203.0.113.4/24".into()], ..Interface::default() };
+        let route = Route {
+            destination: "0.0.0.0/0".into(),
+            gateway: "203.0.113.200".into(),
+            interface: "lo".into(),
+            source: "203.0.113.5".into(),
+            on_link: true,
+            ..Route::default()
+        };
+        for (interface, routes) in [(before, Vec::new()), (interface, vec![route])] {
+            let request =
+                ConfigureRequest { interfaces: vec![interface], routes, ..ConfigureRequest::default() };
+            guest.agent.sandbox().configure(request).await.unwrap();
+        }
         guest.mount_root().await;
-        let script = "hostname; cat /etc/resolv.conf /proc/sys/net/ipv4/ip_forward; busybox date +%Y; \
+        let script = "grep -c '0B00007F:0035' /proc/net/udp /proc/net/tcp; hostname; cat /etc/resolv.conf /proc/sys/net/ipv4/ip_forward; busybox date +%Y; \
             busybox ip -4 addr show lo; busybox ip -6 addr show lo; busybox ip route";
         let (output, end) = guest.run("look", script).await;
         assert_eq!(end.status, 0, "{output}");
@@ -57,8 +80,14 @@ fn what_is_configured_is_seen_by_a_container() {
             "inet 192.0.2.2/24",
             "inet6 2001:db8::2/64",
             "198.51.100.0/24 via 192.0.2.7 dev lo  metric 5",
+            "default via 203.0.113.200 dev lo  src 203.0.113.5 onlink",
+            "inet 203.0.113.5/24",
+            "/proc/net/udp:1\n/proc/net/tcp:1\n",
         ] {
             assert!(output.contains(expected), "{expected:?} is not in:\n{output}");
+        }
+        for gone in ["203.0.113.4/24", "203.0.113.0/24 dev lo"] {
+            assert!(!output.contains(gone), "{gone:?} is in:\n{output}");
         }
     });
 }

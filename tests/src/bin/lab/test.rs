@@ -24,7 +24,7 @@ const E2E: &str = "e2e";
 const CASES: &str = "cases";
 
 /// How many tests the lab runs at a time.
-const LAB_JOBS: usize = 2;
+const LAB_JOBS: usize = 3;
 
 /// How many tests get a second try at most. What breaks more than these is not the emulation.
 const SECOND_TRIES: usize = 16;

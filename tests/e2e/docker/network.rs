@@ -1,0 +1,96 @@
+//! Docker's networks: the default bridge, networks of users, names, published ports, and changes while it runs.
+
+use std::process::Command;
+
+use super::place::{BUSYBOX, Docker, RUNTIME};
+
+/// What a web server of this host answers.
+#[track_caller]
+fn fetch(url: &str) -> String {
+    let retries = ["--retry", "20", "--retry-all-errors", "--retry-delay", "1"];
+    let output =
+        Command::new("curl").args(["--silent", "--fail", "--max-time", "60"]).args(retries).arg(url).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{url}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The addresses of IPv4 that a container has, with their interfaces.
+fn addresses(docker: &Docker, name: &str) -> Vec<String> {
+    let lines = docker.exec(name, "ip -4 -o address show");
+    let words = |line: &str| line.split_whitespace().skip(1).step_by(2).take(2).collect::<Vec<_>>().join(" ");
+    lines.lines().map(words).filter(|address| !address.starts_with("lo")).collect()
+}
+
+#[test]
+fn a_published_port_leads_to_the_container() {
+    let Some(docker) = Docker::new() else { return };
+    let script = "mkdir /web; echo served >/web/index.html; exec httpd -f -p 80 -h /web";
+    docker.start("rvm-web", &["-p", "8190:80"], &["sh", "-c", script]);
+    assert_eq!(fetch("http://127.0.0.1:8190/"), "served\n");
+    let own = docker.inspect("rvm-web", ".NetworkSettings.Networks.bridge.IPAddress");
+    assert_eq!(fetch(&format!("http://{own}/")), "served\n");
+    docker.said(&["restart", "--timeout", "0", "rvm-web"]);
+    assert_eq!(fetch("http://127.0.0.1:8190/"), "served\n");
+
+    // Who shares its network shares its machine.
+    let shared = ["--network", "container:rvm-web"];
+    let ran = docker.run(&shared, &["wget", "-q", "-O", "-", "http://127.0.0.1/"]);
+    assert_eq!((ran.status, ran.out.as_str()), (Some(0), "served\n"), "{ran:?}");
+    docker.said(&["rm", "-f", "rvm-web"]);
+}
+
+#[test]
+fn on_a_users_network_containers_find_each_other_by_name() {
+    let Some(docker) = Docker::new() else { return };
+    docker.said(&["network", "create", "--subnet", "10.155.0.0/24", "--gateway", "10.155.0.1", "rvm-net"]);
+    let script = "mkdir /db; echo row >/db/table; exec httpd -f -p 5432 -h /db";
+    docker.start("rvm-db", &["--network", "rvm-net", "--ip", "10.155.0.9"], &["sh", "-c", script]);
+    let script = "nslookup rvm-db | grep '10.155.0.9'; until wget -q -O - http://rvm-db:5432/table; do sleep 0.1; done";
+    let ran = docker.run(&["--network", "rvm-net"], &["sh", "-c", script]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.out.contains("10.155.0.9") && ran.out.ends_with("row\n"), "{ran:?}");
+
+    // A network that comes and goes while it runs.
+    assert_eq!(addresses(&docker, "rvm-db"), ["eth0 10.155.0.9/24"]);
+    docker.said(&["network", "connect", "bridge", "rvm-db"]);
+    let show = ["exec", "rvm-db", "ip", "address"];
+    docker.until(&show, |text| text.contains("eth1") && text.contains("172.17."));
+    docker.said(&["network", "disconnect", "bridge", "rvm-db"]);
+    docker.until(&show, |text| !text.contains("172.17."));
+    docker.said(&["rm", "-f", "rvm-db"]);
+    docker.said(&["network", "rm", "rvm-net"]);
+}
+
+#[test]
+fn without_a_network_there_is_only_loopback() {
+    let Some(docker) = Docker::new() else { return };
+    let ran = docker.run(&["--network", "none"], &["ip", "-o", "address"]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.out.lines().all(|line| line.contains(" lo ")), "{ran:?}");
+}
+
+#[test]
+fn two_containers_do_not_see_each_other() {
+    let Some(docker) = Docker::new() else { return };
+    docker.start("rvm-one", &["-m", "64m"], &["sh", "-c", "echo one >/mine; sleep 1000"]);
+    docker.start("rvm-two", &["-m", "96m"], &["sh", "-c", "echo two >/mine; sleep 2000"]);
+    for (name, mine, other, memory) in
+        [("rvm-one", "one", "sleep 2000", "67108864"), ("rvm-two", "two", "sleep 1000", "100663296")]
+    {
+        let told = docker.exec(name, "cat /mine /sys/fs/cgroup/memory.max; hostname; ps");
+        assert!(told.starts_with(&format!("{mine}\n{memory}\n")) && !told.contains(other), "{told}");
+        assert!(told.contains(&docker.inspect(name, ".Config.Hostname")), "{told}");
+    }
+    let own = docker.inspect("rvm-one", ".NetworkSettings.Networks.bridge.IPAddress");
+    assert!(docker.exec("rvm-two", &format!("ping -c 1 {own}")).contains("1 packets received"));
+    docker.said(&["rm", "-f", "rvm-one", "rvm-two"]);
+}
+
+#[test]
+fn an_image_is_the_same_for_both_runtimes() {
+    let Some(docker) = Docker::new() else { return };
+    let ran = docker.try_to(&["run", "--rm", BUSYBOX, "uname", "-r"]);
+    let own = docker.try_to(&["run", "--rm", "--runtime", RUNTIME, BUSYBOX, "uname", "-r"]);
+    assert!(ran.status == Some(0) && own.status == Some(0) && ran.out != own.out, "{ran:?} {own:?}");
+}

@@ -1,0 +1,99 @@
+//! Docker, with rvm as the runtime of what a test runs. Names of containers and networks begin with the test's own.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use rvm_tests::daemon::{self, Error};
+
+use crate::process::{Ran, run};
+
+/// The image of most tests.
+pub const BUSYBOX: &str = "localhost:5000/busybox";
+
+/// Docker, for one test.
+pub struct Docker;
+
+impl Docker {
+    /// `None`, and the reason told, where there is none.
+    #[track_caller]
+    pub fn new() -> Option<Self> {
+        Self::with(BUSYBOX)
+    }
+
+    /// The same, with this image pulled.
+    #[track_caller]
+    pub fn with(image: &str) -> Option<Self> {
+        match daemon::docker().and_then(|()| daemon::registry()) {
+            Err(error @ Error::NotHere { .. }) => {
+                rvm_tests::cannot_run(&error.to_string());
+                return None;
+            }
+            other => other.unwrap(),
+        }
+        let lock = File::create("/run/rvm-tests/docker-pull.lock").unwrap();
+        lock.lock().unwrap();
+        Self.said(&["pull", "--quiet", image]);
+        Some(Self)
+    }
+
+    /// `docker` without input.
+    pub fn command(arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `docker` to its end.
+    pub fn try_to(&self, arguments: &[&str]) -> Ran {
+        run(Self::command(arguments))
+    }
+
+    /// What `docker` says on standard output, whose end is to be 0.
+    #[track_caller]
+    pub fn said(&self, arguments: &[&str]) -> String {
+        let ran = self.try_to(arguments);
+        assert_eq!(ran.status, Some(0), "docker {arguments:?}: {ran:?}");
+        ran.out.trim_end().to_owned()
+    }
+
+    /// `docker run --rm` with these flags, the image and the command.
+    pub fn run(&self, flags: &[&str], command: &[&str]) -> Ran {
+        self.try_to(&[&["run", "--rm", "--runtime", RUNTIME], flags, &[BUSYBOX], command].concat())
+    }
+
+    /// `docker run -d` with this name and these flags.
+    #[track_caller]
+    pub fn start(&self, name: &str, flags: &[&str], command: &[&str]) {
+        self.said(
+            &[&["run", "-d", "--runtime", RUNTIME, "--name", name], flags, &[BUSYBOX], command].concat(),
+        );
+    }
+
+    /// A shell's words in a running container: its output.
+    #[track_caller]
+    pub fn exec(&self, name: &str, script: &str) -> String {
+        self.said(&["exec", name, "sh", "-c", script])
+    }
+
+    /// One field of `docker inspect`.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, field: &str) -> String {
+        self.said(&["inspect", "--format", &format!("{{{{{field}}}}}"), name])
+    }
+
+    /// Asks until `done` says so of the answer.
+    #[track_caller]
+    pub fn until(&self, arguments: &[&str], done: impl Fn(&str) -> bool) {
+        let begin = std::time::Instant::now();
+        loop {
+            let ran = self.try_to(arguments);
+            if done(&ran.out) {
+                return;
+            }
+            assert!(begin.elapsed() < crate::process::PATIENCE, "docker {arguments:?}: {ran:?}");
+        }
+    }
+}
+
+/// The runtime under test.
+pub const RUNTIME: &str = "io.containerd.rvm.v2";

@@ -1,0 +1,85 @@
+//! `docker run`: output, status, terminal, settings, and what is refused.
+
+use super::place::{BUSYBOX, Docker, RUNTIME};
+use crate::terminal::Terminal;
+
+#[test]
+fn output_and_status_are_the_containers_and_the_kernel_is_not_the_hosts() {
+    let Some(docker) = Docker::new() else { return };
+    let ran = docker.run(&[], &["sh", "-c", "uname -r; echo error >&2; exit 7"]);
+    assert_eq!((ran.status, ran.error.as_str()), (Some(7), "error\n"));
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert!(ran.out.starts_with("6.12") && ran.out != host, "{ran:?}");
+
+    for (program, status, why) in
+        [("nosuch", 127, "executable file not found"), ("/etc/passwd", 126, "permission denied")]
+    {
+        let ran = docker.run(&[], &[program]);
+        assert_eq!(ran.status, Some(status), "{ran:?}");
+        assert!(ran.error.to_lowercase().contains(why), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_terminal_is_one() {
+    if Docker::new().is_none() {
+        return;
+    }
+    let command = Docker::command(&["run", "-it", "--rm", "--runtime", RUNTIME, BUSYBOX, "sh"]);
+    let mut terminal = Terminal::start(command, None);
+    terminal.screen.wait_for("# ");
+    terminal.types(b"tty; stty size; exit 3\r");
+    terminal.screen.wait_for("/dev/pts/0");
+    terminal.screen.wait_for("24 80");
+    terminal.ends(3);
+}
+
+#[test]
+fn settings_are_obeyed() {
+    let Some(docker) = Docker::new() else { return };
+    let shared = tempfile::tempdir().unwrap();
+    std::fs::write(shared.path().join("file"), "from the host\n").unwrap();
+    let volume = format!("{}:/shared", shared.path().display());
+    let flags = [
+        ["-e", "COLOUR=blue"],
+        ["-v", &volume],
+        ["-v", "rvm-settings:/volume"],
+        ["-m", "128m"],
+        ["--cpus", "2"],
+        ["--hostname", "box"],
+        ["--user", "5:6"],
+        ["--workdir", "/shared"],
+        ["--tmpfs", "/scratch:size=1m"],
+        ["--ulimit", "nofile=77"],
+        ["--shm-size", "4m"],
+        ["--add-host", "other:192.0.2.7"],
+        ["--pids-limit", "50"],
+        ["--cap-drop", "NET_RAW"],
+        ["--sysctl", "net.ipv4.ip_forward=1"],
+    ];
+    let script = "echo $COLOUR $PWD $(id -u):$(id -g) $(hostname) $(ulimit -n) $(nproc); cat file; \
+                  cd /sys/fs/cgroup; cat memory.max cpu.max pids.max; \
+                  grep other /etc/hosts; df -k /scratch /dev/shm | awk '/tmpfs|shm/ { print $2 }'; \
+                  cat /proc/sys/net/ipv4/ip_forward; touch /x 2>&1";
+    let flags = [flags.concat().as_slice(), &["--read-only", "--init"]].concat();
+    let ran = docker.run(&flags, &["sh", "-c", script]);
+    let expected = "blue /shared 5:6 box 77 2\nfrom the host\n134217728\n200000 100000\n50\n192.0.2.7\tother\n\
+                    1024\n4096\n1\ntouch: /x: Read-only file system\n";
+    assert_eq!(ran.out, expected, "{}", ran.error);
+    docker.said(&["volume", "rm", "rvm-settings"]);
+}
+
+#[test]
+fn what_is_the_hosts_is_refused_by_name() {
+    let Some(docker) = Docker::new() else { return };
+    for (flags, what) in [
+        (["--network", "host"], "the host's network"),
+        (["--pid", "host"], "the host's processes"),
+        (["--ipc", "host"], "the host's shared memory"),
+        (["--uts", "host"], "the host's name"),
+    ] {
+        let ran = docker.run(&flags, &["true"]);
+        assert_eq!(ran.status, Some(125), "{ran:?}");
+        assert!(ran.error.contains(what), "{ran:?}");
+    }
+}
