@@ -9,11 +9,13 @@
 //! The contract is containerd's runtime v2 (core/runtime/v2/README.md there). docs/shim.md says what is supported.
 
 mod bootstrap;
+mod container;
 mod daemon;
 mod delete;
 mod error;
 mod events;
 mod flags;
+mod hooks;
 mod info;
 mod log;
 mod mounts;

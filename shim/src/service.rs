@@ -16,9 +16,10 @@ use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc::Result;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 
+use crate::container::Container;
 use crate::error::ShimError;
 use crate::process::{Process, State};
-use crate::shim::{Container, Order, Shim};
+use crate::shim::{Order, Shim};
 use crate::stats;
 use crate::stdio::Paths;
 

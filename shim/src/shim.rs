@@ -7,33 +7,28 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use containerd_shim_protos::api::Mount;
 use rvm_agent_proto::event::What;
 use rvm_agent_proto::{
-    ConfigureRequest, CreateRequest, DeleteRequest, EventsRequest, ExecRequest, PauseRequest, ResizeRequest,
-    ResumeRequest, SignalRequest, StartRequest, StatsRequest, StatsResponse, UpdateRequest, WaitRequest,
+    ConfigureRequest, CreateRequest, EventsRequest, PauseRequest, ResumeRequest, StartRequest,
 };
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::machine::Machine;
 use rvm_sandbox::streams;
 use tokio::sync::Notify;
 
+use crate::container::{Container, FORGET_PATIENCE, attend, locked};
 use crate::error::{ShimError, chain};
+use crate::hooks::{Moment, Subject};
 use crate::log::Log;
 use crate::mounts::Files;
-use crate::network::Network;
 use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod};
-use crate::process::{Exit, KILLED, Process, State};
+use crate::process::{Exit, Process, State};
 use crate::spec::ContainerSpec;
 use crate::stdio::Paths;
 use crate::tell::Teller;
-
-/// How long the guest may take to forget a container, and to tell that it is over.
-const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The shim of one pod.
 pub struct Shim {
@@ -49,24 +44,6 @@ pub struct Shim {
     made: AtomicU32,
     /// The shim is to end.
     over: Notify,
-}
-
-/// A container.
-pub struct Container {
-    /// Its bundle.
-    pub bundle: PathBuf,
-    /// What is the host's process of it: the VMM.
-    pub pid: u32,
-    /// Its first process.
-    pub init: Arc<Process>,
-    /// Those of execs.
-    execs: Mutex<HashMap<String, Arc<Process>>>,
-    paused: AtomicBool,
-    files: Files,
-    machine: Machine,
-    agent: Agent,
-    network: Arc<Network>,
-    resolv_conf: Option<PathBuf>,
 }
 
 /// What a container is made of.
@@ -186,7 +163,13 @@ impl Shim {
         let guest = spec.clone().for_guest(number, pod.first)?;
         let files = Files::mount(&self.place, number, &order.bundle, &order.rootfs, &root, &guest.binds)?;
         let init = Process::new(&order.id, "", order.paths.clone(), Vec::new());
-        match self.add_to_guest(pod, &guest.spec, guest.sysctls, &init).await {
+        let hooks = spec.hooks()?;
+        let subject = Subject { id: &order.id, pid: pod.machine.pid(), bundle: &order.bundle };
+        let added = match hooks.run(Moment::Creating, subject).await {
+            Ok(()) => self.add_to_guest(pod, &guest.spec, guest.sysctls, &init).await,
+            Err(error) => Err(error),
+        };
+        match added {
             Ok(first) => pod.first = pod.first.or(Some(first)),
             Err(error) => {
                 // The first error is the one to tell.
@@ -205,6 +188,7 @@ impl Shim {
             agent: pod.agent.clone(),
             network: pod.network.clone(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
+            hooks,
         })
     }
 
@@ -250,7 +234,9 @@ impl Shim {
         process.reached(State::Running);
         self.teller.started(&process, container.pid).told().await;
         drop(telling);
-        if !exec.is_empty() {
+        if exec.is_empty() {
+            container.run_hooks(Moment::Running, &self.log).await;
+        } else {
             tokio::spawn(attend(container.clone(), process, self.teller.clone(), self.log.clone()));
         }
         Ok(container.pid)
@@ -293,23 +279,18 @@ impl Shim {
             if let Some(reason) = pod.stop().await {
                 self.log.warn(id, &format!("the guest did not write all of its data: {reason}"));
             }
-            self.unmount(id, &container);
+            container.unmount(&self.log);
             self.remove_place();
         } else {
-            self.unmount(id, &container);
+            container.unmount(&self.log);
         }
         // What was never started has been killed now. A guest that does not say so is not waited for.
         let exit = tokio::time::timeout(FORGET_PATIENCE, process.ended()).await;
         let exit = exit.unwrap_or_else(|_| process.exit_or_killed());
         drop(pod);
+        container.run_hooks(Moment::Stopped, &self.log).await;
         self.teller.deleted(&process, container.pid, exit).told().await;
         Ok((container.pid, exit))
-    }
-
-    fn unmount(&self, id: &str, container: &Container) {
-        if let Err(error) = container.files.unmount() {
-            self.log.warn(id, &chain(&error));
-        }
     }
 
     fn remove_place(&self) {
@@ -349,120 +330,6 @@ impl Shim {
     }
 }
 
-impl Container {
-    /// The process of this exec; the first one has no name.
-    pub fn process(&self, exec: &str) -> Result<Arc<Process>, ShimError> {
-        if exec.is_empty() {
-            return Ok(self.init.clone());
-        }
-        let process = locked(&self.execs).get(exec).cloned();
-        process.ok_or_else(|| ShimError::NotFound { what: "process", id: exec.to_owned() })
-    }
-
-    /// Whether it is frozen.
-    pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
-    }
-
-    async fn start_exec(&self, process: &Process) -> Result<(), ShimError> {
-        let opened = process.paths.open()?;
-        let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
-        let request = ExecRequest {
-            container: process.container.clone(),
-            exec: process.exec.clone(),
-            process: process.spec.clone(),
-            streams: Some(tokens),
-            user: None,
-        };
-        let started = self.agent.containers().exec(request).await;
-        started.map_err(AgentError::refused("start the process"))?;
-        process.set_carried(opened.carry(stdio));
-        Ok(())
-    }
-
-    /// Sends a signal to a process, or to all.
-    pub async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<(), ShimError> {
-        let process = self.process(exec)?;
-        match process.state() {
-            State::Ended(_) => return Err(ShimError::Ended(process.id().to_owned())),
-            State::Created if !exec.is_empty() => process.require(State::Running, "send a signal to")?,
-            State::Created | State::Running => {}
-        }
-        let container = process.container.clone();
-        let request = SignalRequest { container, exec: exec.to_owned(), signal, all };
-        let sent = self.agent.containers().signal(request).await;
-        sent.map_err(AgentError::refused("deliver the signal"))?;
-        Ok(())
-    }
-
-    /// Sets the size of a process's terminal.
-    pub async fn resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), ShimError> {
-        let process = self.process(exec)?;
-        process.set_size(columns, rows);
-        if process.state() == State::Created && !exec.is_empty() {
-            // It is born with that size.
-            return Ok(());
-        }
-        let request = ResizeRequest {
-            container: process.container.clone(),
-            exec: exec.to_owned(),
-            columns: columns.into(),
-            rows: rows.into(),
-        };
-        let done = self.agent.containers().resize(request).await;
-        done.map_err(AgentError::refused("set the size of the terminal"))?;
-        Ok(())
-    }
-
-    /// Changes limits: `linux.resources` of the OCI runtime specification, as JSON.
-    pub async fn update(&self, resources: Vec<u8>) -> Result<(), ShimError> {
-        let request = UpdateRequest { container: self.init.container.clone(), resources };
-        let done = self.agent.containers().update(request).await;
-        done.map_err(AgentError::refused("change the limits"))?;
-        Ok(())
-    }
-
-    /// What it uses.
-    pub async fn stats(&self) -> Result<StatsResponse, ShimError> {
-        let request = StatsRequest { container: self.init.container.clone() };
-        let answer = self.agent.containers().stats(request).await;
-        Ok(answer.map_err(AgentError::refused("tell what the container uses"))?.into_inner())
-    }
-
-    /// Has the guest forget a process, or the container. A guest that is gone has forgotten it, and one that does not
-    /// answer in time may do as it likes: what it has is its own.
-    async fn forget(&self, exec: &str) {
-        let container = self.init.container.clone();
-        let request = DeleteRequest { container, exec: exec.to_owned(), force: exec.is_empty() };
-        tokio::time::timeout(FORGET_PATIENCE, self.agent.containers().delete(request)).await.ok();
-    }
-}
-
-/// Waits for the end of a process, and tells of it.
-async fn attend(container: Arc<Container>, process: Arc<Process>, teller: Teller, log: Log) {
-    let request = WaitRequest { container: process.container.clone(), exec: process.exec.clone() };
-    let mut containers = container.agent.containers();
-    let status = tokio::select! {
-        answer = containers.wait(request) => match answer {
-            Ok(answer) => answer.into_inner().status,
-            Err(status) => {
-                log.warn(&process.container, &format!("the end of a process is not known: {}", status.message()));
-                KILLED
-            }
-        },
-        end = container.machine.ended() => {
-            log.warn(&process.container, &end.to_string());
-            KILLED
-        }
-    };
-    let exit = Exit { status, at: SystemTime::now() };
-    let _telling = process.telling.lock().await;
-    // Published before anybody who waits can go on and end the shim.
-    let published = teller.exited(&process, container.pid, exit);
-    process.reached(State::Ended(exit));
-    published.told().await;
-}
-
 /// Tells of processes that were killed because their container's memory was used up, as long as the guest lives.
 async fn watch_memory(agent: Agent, teller: Teller) {
     let Ok(events) = agent.containers().events(EventsRequest {}).await else { return };
@@ -472,9 +339,4 @@ async fn watch_memory(agent: Agent, teller: Teller) {
             teller.out_of_memory(&event.container).told().await;
         }
     }
-}
-
-/// Each change under these locks is complete in itself.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! The container's specification (`config.json` of the OCI runtime specification), as containerd wrote it for a
 //! runtime on the host, and what of it goes to the guest.
 //!
-//! Left out is what is the host's: annotations, paths of namespaces, names of security modules' labels. The network
+//! Left out is what is the host's: annotations, its hooks, paths of namespaces, names of security modules' labels. The network
 //! namespace is the guest's own, and so are kernel parameters of it. Bind mounts become paths of what is shared.
 
 use std::collections::HashMap;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::error::ShimError;
+use crate::hooks::Hooks;
 
 /// Whose annotation it is to say which pod a container belongs to.
 const POD: &str = "io.kubernetes.cri.sandbox-id";
@@ -84,6 +85,13 @@ impl ContainerSpec {
         mount["source"].as_str().map(Path::new)
     }
 
+    /// The hooks that run on the host.
+    pub fn hooks(&self) -> Result<Hooks, ShimError> {
+        let hooks = self.0.get("hooks").filter(|hooks| !hooks.is_null());
+        let read = hooks.map_or(Ok(Hooks::default()), |hooks| serde_json::from_value(hooks.clone()));
+        read.map_err(|error| ShimError::Invalid { what: "hooks", reason: error.to_string() })
+    }
+
     /// The host name, if it has one.
     pub fn hostname(&self) -> Option<&str> {
         self.0["hostname"].as_str().filter(|name| !name.is_empty())
@@ -126,6 +134,9 @@ impl ContainerSpec {
         remove(&mut spec, &["process", "apparmorProfile"]);
         remove(&mut spec, &["process", "selinuxLabel"]);
         remove(&mut spec, &["linux", "mountLabel"]);
+        for hook in ["prestart", "createRuntime", "poststart", "poststop"] {
+            remove(&mut spec, &["hooks", hook]);
+        }
         if !spec["root"].is_object() {
             return Err(ShimError::Invalid { what: "config.json", reason: "it has no root".to_owned() });
         }
@@ -239,10 +250,15 @@ mod tests {
 
     #[test]
     fn what_is_the_hosts_stays_on_the_host() {
-        let guest = spec(json!({ "annotations": { "a": "b" } })).for_guest(7, None).unwrap();
+        let hooks =
+            json!({ "prestart": [{ "path": "/bin/true" }], "startContainer": [{ "path": "/bin/false" }] });
+        let spec = spec(json!({ "annotations": { "a": "b" }, "hooks": hooks }));
+        assert_ne!(spec.hooks().unwrap(), Hooks::default());
+        let guest = spec.for_guest(7, None).unwrap();
         let expected = json!({
             "root": { "path": "/run/rvm/share/7/rootfs" },
             "process": { "args": ["true"] },
+            "hooks": { "startContainer": [{ "path": "/bin/false" }] },
             "linux": { "namespaces": (["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }))) },
         });
         assert_eq!(guest.spec, expected);

@@ -1,0 +1,171 @@
+//! Hooks of the OCI runtime specification that run on the host: `prestart` and `createRuntime` before the container is
+//! created, `poststart` behind its start, `poststop` behind its end. Docker before 28 connects a container to its network
+//! by one, and so does nerdctl. Those that run inside the container (`createContainer`, `startContainer`) are the guest's.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::error::ShimError;
+
+/// A hook without a limit of its own may take so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Of what a hook that failed wrote, in bytes from the end.
+const WORDS: usize = 1024;
+
+/// The hooks of a container that run on the host.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hooks {
+    /// Before the container is created; the older name.
+    prestart: Vec<Hook>,
+    /// Before the container is created.
+    create_runtime: Vec<Hook>,
+    /// Behind its start.
+    poststart: Vec<Hook>,
+    /// Behind its removal.
+    poststop: Vec<Hook>,
+}
+
+/// A program of the host.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+struct Hook {
+    path: PathBuf,
+    /// With its own name first.
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    /// Seconds.
+    timeout: Option<u64>,
+}
+
+/// When hooks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The container is being created.
+    Creating,
+    /// It runs.
+    Running,
+    /// It is gone.
+    Stopped,
+}
+
+/// Whom hooks are told about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The container.
+    pub id: &'a str,
+    /// Its process on the host, whose namespaces hooks look at: the VMM.
+    pub pid: u32,
+    /// Its bundle.
+    pub bundle: &'a Path,
+}
+
+impl Hooks {
+    /// Runs those of this moment, one after the other; the first that fails is the error.
+    pub async fn run(&self, moment: Moment, subject: Subject<'_>) -> Result<(), ShimError> {
+        let (status, lists) = match moment {
+            Moment::Creating => ("creating", [self.prestart.as_slice(), &self.create_runtime]),
+            Moment::Running => ("running", [self.poststart.as_slice(), &[]]),
+            Moment::Stopped => ("stopped", [self.poststop.as_slice(), &[]]),
+        };
+        let state = json!({
+            "ociVersion": "1.2.0",
+            "id": subject.id,
+            "status": status,
+            "pid": subject.pid,
+            "bundle": subject.bundle,
+        });
+        for hook in lists.concat() {
+            let patience = hook.timeout.map_or(PATIENCE, Duration::from_secs);
+            let ran = timeout(patience, hook.run(state.to_string().as_bytes(), subject.bundle)).await;
+            let ran = ran.unwrap_or_else(|_| {
+                Err(io::Error::other(format!("it took longer than {} s", patience.as_secs())))
+            });
+            ran.map_err(ShimError::path("run the hook", &hook.path))?;
+        }
+        Ok(())
+    }
+}
+
+impl Hook {
+    /// Runs it; `state` is its standard input.
+    async fn run(&self, state: &[u8], bundle: &Path) -> io::Result<()> {
+        let mut command = Command::new(&self.path);
+        let (name, arguments) = self.args.split_first().unzip();
+        if let Some(name) = name {
+            command.arg0(name);
+        }
+        command.args(arguments.unwrap_or_default()).env_clear().current_dir(bundle).kill_on_drop(true);
+        command.envs(self.env.iter().filter_map(|variable| variable.split_once('=')));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        if let Some(mut input) = child.stdin.take() {
+            // A hook need not read it.
+            input.write_all(state).await.ok();
+        }
+        let output = child.wait_with_output().await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = output.stderr.get(output.stderr.len().saturating_sub(WORDS)..).unwrap_or_default();
+        Err(io::Error::other(format!("{}: {}", output.status, String::from_utf8_lossy(words).trim())))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+    use tokio::runtime::Builder;
+
+    fn run(hooks: &serde_json::Value, bundle: &Path, moment: Moment) -> Result<(), ShimError> {
+        let hooks: Hooks = serde_json::from_value(hooks.clone()).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(hooks.run(moment, Subject { id: "c1", pid: 42, bundle }))
+    }
+
+    #[test]
+    fn hooks_run_in_order_in_the_bundle_and_are_told_the_state() {
+        let bundle = tempfile::tempdir().unwrap();
+        let shell =
+            |script: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["WORD=second"] });
+        let hooks = json!({
+            "createRuntime": [shell("echo $WORD ${HOME-none} >>said")],
+            "prestart": [shell("cat >state; echo first >>said")],
+            "poststop": [shell("echo stopped >>said")],
+        });
+        run(&hooks, bundle.path(), Moment::Creating).unwrap();
+        run(&hooks, bundle.path(), Moment::Running).unwrap();
+        run(&hooks, bundle.path(), Moment::Stopped).unwrap();
+        let read = |name: &str| std::fs::read_to_string(bundle.path().join(name)).unwrap();
+        assert_eq!(read("said"), "first\nsecond none\nstopped\n");
+        let state: serde_json::Value = serde_json::from_str(&read("state")).unwrap();
+        assert_eq!(
+            (&state["pid"], &state["id"], &state["status"]),
+            (&json!(42), &json!("c1"), &json!("creating"))
+        );
+    }
+
+    #[test]
+    fn a_hook_that_fails_or_does_not_end_is_the_error() {
+        let bundle = tempfile::tempdir().unwrap();
+        let hooks =
+            json!({ "prestart": [{ "path": "/bin/sh", "args": ["sh", "-c", "echo why >&2; exit 3"] }] });
+        let error = crate::error::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
+        assert!(error.contains("/bin/sh") && error.contains("exit status: 3: why"), "{error}");
+        let hooks =
+            json!({ "prestart": [{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 0 }] });
+        let error = crate::error::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
+        assert!(error.contains("longer than 0 s"), "{error}");
+    }
+}
