@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 LAB := cargo run --quiet --package rvm-tests --bin lab --
 
-.PHONY: help build demo test lab bench fuzz clean
+.PHONY: help build demo test lab bench fuzz dist clean
 
 help: ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -26,6 +26,9 @@ bench: build ## the benchmarks, in lab time (executed instructions)
 
 fuzz: ## each fuzz target for 20 seconds
 	@tests/fuzz/run 20
+
+dist: build ## an archive and a Debian package, with checksums, in target/dist
+	@.ci/dist
 
 clean: ## everything built here; what is slow to build stays in the cache (see docs/testing.md)
 	@cargo clean

@@ -13,6 +13,8 @@ pub mod devices;
 pub mod doctor;
 pub mod event_loop;
 pub mod inherited;
+#[cfg(feature = "cli")]
+pub mod install;
 pub mod kvm;
 pub mod logging;
 pub mod memory;

@@ -3,6 +3,7 @@
 
 mod ends;
 mod files;
+mod install;
 mod network;
 mod place;
 mod run;

@@ -65,10 +65,16 @@ fn a_terminal_is_one_and_has_its_size() {
     let command = place.ctr(&["run", "--rm", "--tty", "--runtime", RUNTIME, BUSYBOX, "tty", "sh"]);
     let mut terminal = Terminal::start(command, None);
     terminal.screen.wait_for("# ");
-    terminal.resize(30, 100);
-    terminal.types(b"tty; until stty size | grep '30 100'; do :; done; exit 3\r");
-    terminal.screen.wait_for("/dev/pts/0");
-    terminal.screen.wait_for("\n30 100");
+    terminal.types(b"tty; until stty size | grep '30 100'; do echo again; sleep 0.2; done; exit 3\r");
+    terminal.screen.wait_for("\n/dev/pts/0");
+    loop {
+        let line = terminal.screen.wait_for("\n");
+        if line.trim() == "30 100" {
+            break;
+        }
+        // `ctr` misses what comes before it listens.
+        terminal.resize(30, 100);
+    }
     terminal.ends(3);
     place.leaves_nothing();
 }

@@ -7,6 +7,7 @@ mod container;
 mod doctor;
 pub mod exit;
 mod images;
+mod install;
 mod merge;
 mod run;
 mod usage;
@@ -75,6 +76,8 @@ enum Command {
     Cp(container::CpArgs),
     /// Print the ports of the host that lead into containers
     Port(container::NameArgs),
+    /// Put rvm where containerd and Docker find it, and tell them of it
+    Install(install::InstallArgs),
     /// The process around a sandbox; `run` starts it
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -139,6 +142,7 @@ pub fn main(timing: Timing) -> u8 {
         Ok(Command::Top(args)) => container::top(&args),
         Ok(Command::Cp(args)) => container::cp(&args),
         Ok(Command::Port(args)) => container::port(&args),
+        Ok(Command::Install(args)) => install::run(&args),
         Ok(Command::Supervise(args)) => supervisor::main(args.directory),
         Err(error) => usage::report(&error),
     }

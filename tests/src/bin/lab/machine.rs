@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,6 +31,19 @@ pub const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
 /// A panic ends QEMU (`-no-reboot`); and a busy machine must not make the kernel doubt the emulated timer.
 const KERNEL_OPTIONS: &str = "quiet panic=-1 oops=panic mitigations=off no_timer_check";
+
+/// The signal that asked labs to stop; 0: none has.
+static INTERRUPTED: AtomicI32 = AtomicI32::new(0);
+
+/// Has this thread, and those that it starts, leave to the labs the signals that concern them.
+pub fn block_signals() -> io::Result<SigSet> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    Ok(signals)
+}
 
 /// What the lab is like.
 #[derive(Debug)]
@@ -103,11 +117,7 @@ impl Machine {
     pub fn run(&self, directory: &Path, on_message: &mut dyn FnMut(Message)) -> io::Result<End> {
         let socket = directory.join("control");
         let listener = UnixListener::bind(&socket)?;
-        let mut signals = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
-            signals.add(signal);
-        }
-        signals.thread_block()?;
+        let signals = block_signals()?;
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let mut qemu = self.command(directory, &socket)?.spawn()?;
         let end = self.attend(&mut qemu, &listener, &signals, directory, on_message);
@@ -217,8 +227,14 @@ impl Machine {
             while let Some(signal) = signals.read_signal()? {
                 match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
                     Some(Signal::SIGCHLD) | None => {}
-                    Some(signal) => return Ok(End::Interrupted(signal)),
+                    Some(signal) => {
+                        // Of several labs only one hears of it.
+                        INTERRUPTED.store(signal as i32, Ordering::Relaxed);
+                    }
                 }
+            }
+            if let Ok(signal) = Signal::try_from(INTERRUPTED.load(Ordering::Relaxed)) {
+                return Ok(End::Interrupted(signal));
             }
             if !heard && let Some(status) = qemu.try_wait()? {
                 return why_it_ended(directory, status);

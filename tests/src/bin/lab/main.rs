@@ -5,6 +5,7 @@
 
 mod bench;
 mod inside;
+mod labs;
 mod machine;
 mod payload;
 mod protocol;

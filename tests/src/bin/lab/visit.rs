@@ -13,7 +13,7 @@ use crate::payload::Payload;
 use crate::protocol::{Job, Message, Work};
 
 /// vCPUs of a lab unless told otherwise.
-const CPUS: u32 = 2;
+const CPUS: u32 = 1;
 
 /// What a lab is like and what is in it.
 #[derive(Args)]
