@@ -143,14 +143,12 @@ impl Place {
         let stage = self.stage().join(if source.is_dir() { "dir" } else { "file" });
         let all = if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         mount(Some(source), &stage, NONE, MsFlags::MS_BIND | all, NONE).map_err(failed())?;
+        // On the host nobody runs these programs or opens these devices: whoever breaks out of the guest into the VMM
+        // cannot, either.
+        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        flags.set(MsFlags::MS_RDONLY, read_only);
         let shown = mount(NONE, &stage, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
-            .and_then(|()| match read_only {
-                true => {
-                    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-                    mount(NONE, &stage, NONE, flags, NONE)
-                }
-                false => Ok(()),
-            })
+            .and_then(|()| mount(NONE, &stage, NONE, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, NONE))
             // Flags do not follow to where a mount has appeared, so they come first.
             .and_then(|()| mount(Some(&stage), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE))
             .map_err(failed());

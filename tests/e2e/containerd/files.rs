@@ -14,6 +14,11 @@ fn snapshotters_mount_the_root_and_have_what_was_written() {
         assert_eq!(place.said(&read), "kept\n", "{snapshotter}");
         let root = format!("/run/containerd/io.containerd.runtime.v2.task/{name}/c1/rootfs");
         assert_eq!(fs::read_to_string(format!("{root}/file")).unwrap(), "kept\n", "{snapshotter}");
+        // The VMM sees it, and can neither run programs of it nor open devices.
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let shown: Vec<_> = mounts.lines().filter(|line| line.contains("/shown/")).collect();
+        let is_bare = |line: &&str| ["nodev", "nosuid", "noexec"].iter().all(|option| line.contains(option));
+        assert!(!shown.is_empty() && shown.iter().all(is_bare), "{shown:#?}");
         place.said(&["tasks", "rm", "-f", "c1"]);
         let changes = place.said(&["snapshots", "--snapshotter", snapshotter, "ls"]);
         assert!(changes.contains("c1"), "{changes}");

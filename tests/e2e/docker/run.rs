@@ -45,7 +45,7 @@ fn settings_are_obeyed() {
         ["-v", &volume],
         ["-v", "rvm-settings:/volume"],
         ["-m", "128m"],
-        ["--cpus", "2"],
+        ["--cpus", "0.5"],
         ["--hostname", "box"],
         ["--user", "5:6"],
         ["--workdir", "/shared"],
@@ -63,7 +63,7 @@ fn settings_are_obeyed() {
                   cat /proc/sys/net/ipv4/ip_forward; touch /x 2>&1";
     let flags = [flags.concat().as_slice(), &["--read-only", "--init"]].concat();
     let ran = docker.run(&flags, &["sh", "-c", script]);
-    let expected = "blue /shared 5:6 box 77 2\nfrom the host\n134217728\n200000 100000\n50\n192.0.2.7\tother\n\
+    let expected = "blue /shared 5:6 box 77 1\nfrom the host\n134217728\n50000 100000\n50\n192.0.2.7\tother\n\
                     1024\n4096\n1\ntouch: /x: Read-only file system\n";
     assert_eq!(ran.out, expected, "{}", ran.error);
     docker.said(&["volume", "rm", "rvm-settings"]);

@@ -3,7 +3,7 @@
 //! Started by the lab's PID 1 (`tests/lab/host/init`), which powers the lab off when this ends, however it ends.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::protocol::{Bytes, Job, Message, PAYLOAD, PORT, Plan, Stream, Work};
-use crate::runner::{self, Event};
+use crate::runner::{self, Ended};
 
 /// How often the lab shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);
@@ -81,8 +81,12 @@ fn hold_kvm() -> Result<[(VmFd, VcpuFd); 2], kvm_ioctls::Error> {
     Ok([(with, its_vcpu), (without, vcpu)])
 }
 
-/// The way to the outside.
-struct Outside(Mutex<File>);
+/// The way to the outside, and back.
+struct Outside {
+    port: Mutex<File>,
+    /// One question at a time.
+    answers: Mutex<BufReader<File>>,
+}
 
 impl Outside {
     fn open() -> io::Result<Self> {
@@ -90,7 +94,9 @@ impl Outside {
             let port = port?;
             if fs::read_to_string(port.path().join("name"))?.trim() == PORT {
                 let device = Path::new("/dev").join(port.file_name());
-                return Ok(Self(Mutex::new(OpenOptions::new().write(true).open(device)?)));
+                let port = OpenOptions::new().read(true).write(true).open(device)?;
+                let answers = Mutex::new(BufReader::new(port.try_clone()?));
+                return Ok(Self { port: Mutex::new(port), answers });
             }
         }
         Err(io::Error::new(io::ErrorKind::NotFound, format!("no virtio-serial port named {PORT}")))
@@ -99,7 +105,16 @@ impl Outside {
     fn tell(&self, message: &Message) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
+        self.port.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
+    }
+
+    /// The number of the test to run next, if there is one.
+    fn next(&self) -> io::Result<Option<usize>> {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell(&Message::Free)?;
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
     }
 }
 
@@ -134,18 +149,19 @@ fn surroundings(out: &Path) -> io::Result<Vec<(String, String)>> {
 
 fn run_tests(plan: &Plan, env: &[(String, String)], outside: &Outside) -> io::Result<i32> {
     let broken = Mutex::new(None);
-    runner::run(plan, env, &|event| {
-        let message = match event {
-            Event::Started(test) => Message::Started { test },
-            Event::Ended { test, outcome, time, output } => Message::Ended {
-                test,
-                outcome,
-                millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-                output,
-            },
-        };
-        if let Err(error) = outside.tell(&message) {
-            broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    let note = |error| {
+        broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    };
+    let next = || {
+        outside.next().unwrap_or_else(|error| {
+            note(error);
+            None
+        })
+    };
+    runner::run(plan, env, &next, &|Ended { test, outcome, time, output }| {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        if let Err(error) = outside.tell(&Message::Ended { test, outcome, millis, output }) {
+            note(error);
         }
     });
     match broken.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -1,9 +1,11 @@
-//! Tests in labs: as many labs at a time as this machine has processors, each with a part of the tests. What a lab loses
-//! goes to a new one, and what fails gets a second try.
+//! Tests in labs: as many labs at a time as this machine has processors, to which the tests are dealt out one by one. What
+//! a lab loses goes to another, and what fails gets a second try.
 
+use std::collections::VecDeque;
 use std::io;
+use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::machine::{self, End};
@@ -38,7 +40,7 @@ pub fn test(
 
     let mut again = Vec::new();
     let lost =
-        in_labs(programs, &mut plan, at_a_time, arguments, &mut |test, outcome, time, output| match outcome
+        in_labs(programs, &plan, at_a_time, arguments, &mut |test, outcome, time, output| match outcome
             .failure(time)
         {
             Some(reason) if arguments.second_try && again.len() < SECOND_TRIES => {
@@ -47,14 +49,14 @@ pub fn test(
             }
             _ => report.add(&test, outcome, time, output),
         })?;
-    lost.into_iter().for_each(|lost| lost.report(report));
+    lost.into_iter().for_each(|lost| lost.report(&plan, report));
     if !again.is_empty() {
         println!("{} tests that failed go to a new lab, one at a time", again.len());
         (plan.tests, plan.jobs) = (again, 1);
-        let lost = in_labs(programs, &mut plan, 1, arguments, &mut |test, outcome, time, output| {
+        let lost = in_labs(programs, &plan, 1, arguments, &mut |test, outcome, time, output| {
             report.add(&test, outcome, time, output);
         })?;
-        lost.into_iter().for_each(|lost| lost.report(report));
+        lost.into_iter().for_each(|lost| lost.report(&plan, report));
     }
     Ok(())
 }
@@ -62,30 +64,19 @@ pub fn test(
 /// Who hears of a result: the test, its outcome, how long it took, and its output.
 type OnResult<'a> = &'a mut (dyn FnMut(Test, Outcome, Duration, &str) + Send);
 
-/// Runs the tests of `plan` in labs, some at a time, and what these lose in others, as often as the arguments allow;
-/// gives what the last ones lost.
-fn in_labs(
-    programs: &[Program],
-    plan: &mut Plan,
-    at_a_time: usize,
-    arguments: &TestArgs,
-    on_result: OnResult<'_>,
-) -> io::Result<Vec<Lost>> {
-    for left in (0..arguments.labs).rev() {
-        let lost = visit_some(programs, plan, at_a_time, arguments, on_result)?;
-        if lost.is_empty() || left == 0 {
-            return Ok(lost);
-        }
-        for lost in &lost {
-            println!("{}: its {} tests without a result go to a new lab", lost.end, lost.tests.len());
-        }
-        plan.tests = lost.into_iter().flat_map(|lost| lost.tests).map(|(test, _)| test).collect();
-    }
-    Ok(Vec::new())
+/// What the labs share.
+struct Shared<'a> {
+    programs: &'a [Program],
+    plan: &'a Plan,
+    arguments: &'a TestArgs,
+    /// The numbers of the tests that have not been started.
+    waiting: Mutex<VecDeque<usize>>,
+    on_result: Mutex<OnResult<'a>>,
 }
 
-/// Runs the tests of `plan` in labs at the same time; neighbours, which take as long as each other, in different ones.
-fn visit_some(
+/// Runs the tests of `plan` in labs, some at a time. Each takes the next test when it has a place for one; where one is
+/// lost, another takes its place, as often as the arguments allow. Gives what was lost in the end.
+fn in_labs(
     programs: &[Program],
     plan: &Plan,
     at_a_time: usize,
@@ -93,78 +84,95 @@ fn visit_some(
     on_result: OnResult<'_>,
 ) -> io::Result<Vec<Lost>> {
     let labs = at_a_time.min(plan.tests.len().div_ceil(plan.jobs));
-    let part = |number: usize| {
-        let tests = plan.tests.iter().skip(number).step_by(labs).cloned().collect();
-        Plan { tests, ..plan.clone() }
-    };
-    let on_result = Mutex::new(on_result);
+    let waiting = Mutex::new((0..plan.tests.len()).collect());
+    let shared = Shared { programs, plan, arguments, waiting, on_result: Mutex::new(on_result) };
     machine::block_signals()?;
-    std::thread::scope(|scope| {
-        let visits: Vec<_> = (0..labs)
-            .map(|number| {
-                let (plan, on_result) = (part(number), &on_result);
-                scope.spawn(move || visit_for(programs, &plan, arguments, on_result))
-            })
-            .collect();
-        let ended = visits
-            .into_iter()
-            .map(|visit| visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).transpose());
-        ended.flatten().collect()
-    })
+    let mut lost = std::thread::scope(|scope| {
+        let labs: Vec<_> = (0..labs).map(|_| scope.spawn(|| shared.labs_in_turn())).collect();
+        let ended = labs.into_iter().map(|lab| lab.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.filter_map(Result::transpose).collect::<io::Result<Vec<Lost>>>()
+    })?;
+    // Nobody is left to run these.
+    let waiting = std::mem::take(&mut *locked(&shared.waiting));
+    if let Some(lost) = lost.first_mut() {
+        lost.waiting = waiting.into();
+    }
+    Ok(lost)
 }
 
-/// What a lab that did not end in order left without a result.
+/// What a lab that did not end in order left without a result, by numbers.
 struct Lost {
     end: End,
-    /// Each with whether it was running.
-    tests: Vec<(Test, bool)>,
+    running: Vec<usize>,
+    /// Those that had not been started.
+    waiting: Vec<usize>,
 }
 
 impl Lost {
     /// Every test of the plan has a result, or the reason why it has none.
-    fn report(self, report: &mut Report) {
-        for (test, running) in self.tests {
-            let when = if running { "while it ran" } else { "before its turn" };
-            report.missing(test.full_name(), format!("{when}: {}", self.end));
+    fn report(self, plan: &Plan, report: &mut Report) {
+        for (tests, when) in [(self.running, "while it ran"), (self.waiting, "before its turn")] {
+            for test in tests.into_iter().filter_map(|number| plan.tests.get(number)) {
+                report.missing(test.full_name(), format!("{when}: {}", self.end));
+            }
         }
         report.missing("the lab itself".into(), self.end.to_string());
     }
 }
 
-/// Runs the tests of `plan` in one lab; gives what it lost, if it did not end in order or left results out.
-fn visit_for(
-    programs: &[Program],
-    plan: &Plan,
-    arguments: &TestArgs,
-    on_result: &Mutex<OnResult<'_>>,
-) -> io::Result<Option<Lost>> {
-    let mut surroundings = Surroundings::for_tests();
-    surroundings.disks.push(format!("debian={}", debian_image()?.display()));
-    surroundings.disks.push(format!("images={}", container_images()?.display()));
-    let mut visit = Visit::prepare(&surroundings)?;
-    visit.silence_limit(Duration::from_secs(arguments.silence));
-    for program in programs {
-        visit.payload.add(&program.file, &format!("tests/{}", program.suite))?;
-    }
-    let mut waiting: Vec<Option<Test>> = plan.tests.iter().cloned().map(Some).collect();
-    let mut running = Vec::new();
-    let timeout = Some(Duration::from_secs(arguments.timeout));
-    let end = visit.start(Work::Tests(plan.clone()), timeout, &mut |message| match message {
-        Message::Up { kernel, millis } => {
-            let time = Duration::from_millis(millis);
-            println!("the lab is up: Linux {kernel}, {:.1} s", time.as_secs_f64());
-        }
-        Message::Started { test } => running.push(test),
-        Message::Ended { test, outcome, millis, output } => {
-            running.retain(|number| *number != test);
-            if let Some(test) = waiting.get_mut(test).and_then(Option::take) {
-                let mut on_result = on_result.lock().unwrap_or_else(PoisonError::into_inner);
-                on_result(test, outcome, Duration::from_millis(millis), &output);
+impl Shared<'_> {
+    /// One lab after the other, until one ends in order; what the last one lost, if there is none.
+    fn labs_in_turn(&self) -> io::Result<Option<Lost>> {
+        for left in (0..self.arguments.labs).rev() {
+            let Some(lost) = self.visit()? else { break };
+            if left == 0 {
+                return Ok(Some(lost));
             }
+            println!("{}: its {} tests without a result go to a new lab", lost.end, lost.running.len());
+            locked(&self.waiting).extend(lost.running);
         }
-        _ => {}
-    })?;
-    let lost = waiting.into_iter().enumerate();
-    let tests: Vec<_> = lost.filter_map(|(number, test)| Some((test?, running.contains(&number)))).collect();
-    Ok((end != End::Done(0) || !tests.is_empty()).then_some(Lost { end, tests }))
+        Ok(None)
+    }
+
+    /// Runs tests in one lab; gives what it lost, if it did not end in order or left results out.
+    fn visit(&self) -> io::Result<Option<Lost>> {
+        let mut surroundings = Surroundings::for_tests();
+        surroundings.disks.push(format!("debian={}", debian_image()?.display()));
+        surroundings.disks.push(format!("images={}", container_images()?.display()));
+        let mut visit = Visit::prepare(&surroundings)?;
+        visit.silence_limit(Duration::from_secs(self.arguments.silence));
+        for program in self.programs {
+            visit.payload.add(&program.file, &format!("tests/{}", program.suite))?;
+        }
+        let mut running = Vec::new();
+        let timeout = Some(Duration::from_secs(self.arguments.timeout));
+        let end = visit.start(Work::Tests(self.plan.clone()), timeout, &mut |message| match message {
+            Message::Free => {
+                let next = locked(&self.waiting).pop_front();
+                running.extend(next);
+                next
+            }
+            Message::Ended { test, outcome, millis, output } => {
+                let was_running = running.len();
+                running.retain(|number| *number != test);
+                if let Some(test) = self.plan.tests.get(test).filter(|_| running.len() < was_running) {
+                    locked(&self.on_result)(test.clone(), outcome, Duration::from_millis(millis), &output);
+                }
+                None
+            }
+            Message::Up { kernel, millis } => {
+                let time = Duration::from_millis(millis);
+                println!("the lab is up: Linux {kernel}, {:.1} s", time.as_secs_f64());
+                None
+            }
+            _ => None,
+        })?;
+        let in_order = end == End::Done(0) && running.is_empty();
+        Ok((!in_order).then_some(Lost { end, running, waiting: Vec::new() }))
+    }
+}
+
+/// Each change under these locks is complete in itself.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

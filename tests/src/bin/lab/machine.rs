@@ -5,7 +5,7 @@
 //! can stop saying anything.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,8 @@ pub fn block_signals() -> io::Result<SigSet> {
 /// What the lab is like.
 #[derive(Debug)]
 pub struct Machine {
+    /// The emulator.
+    pub qemu: PathBuf,
     /// The directory with vmlinux, initrd and root.img.
     pub image: PathBuf,
     pub payload: PathBuf,
@@ -73,6 +75,9 @@ pub enum Console {
     /// To the terminal.
     Terminal,
 }
+
+/// Who hears of messages; gives the number of a test where one asks for it.
+pub type OnMessage<'a> = &'a mut dyn FnMut(Message) -> Option<usize>;
 
 /// How a lab ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,7 +119,7 @@ impl std::fmt::Display for End {
 
 impl Machine {
     /// Runs the lab to its end; its sockets and logs go to `directory`.
-    pub fn run(&self, directory: &Path, on_message: &mut dyn FnMut(Message)) -> io::Result<End> {
+    pub fn run(&self, directory: &Path, on_message: OnMessage<'_>) -> io::Result<End> {
         let socket = directory.join("control");
         let listener = UnixListener::bind(&socket)?;
         let signals = block_signals()?;
@@ -130,7 +135,7 @@ impl Machine {
     fn command(&self, directory: &Path, socket: &Path) -> io::Result<Command> {
         // QEMU must not outlive us, even if we are killed.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "KILL"]).arg(&self.qemu);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-m", &self.memory.to_string()]);
         if self.deterministic {
@@ -179,7 +184,7 @@ impl Machine {
         listener: &UnixListener,
         signals: &SignalFd,
         directory: &Path,
-        on_message: &mut dyn FnMut(Message),
+        on_message: OnMessage<'_>,
     ) -> io::Result<End> {
         let start = Instant::now();
         let mut last_word = start;
@@ -214,7 +219,11 @@ impl Machine {
                                 Ok(Message::Done { status }) => return Ok(End::Done(status)),
                                 Ok(message) => {
                                     up |= matches!(message, Message::Up { .. });
-                                    on_message(message);
+                                    let asks = matches!(message, Message::Free);
+                                    let answer = on_message(message);
+                                    if asks {
+                                        lines.answer(answer)?;
+                                    }
                                 }
                                 Err(_) => {
                                     return Ok(End::Garbled(String::from_utf8_lossy(&line).into_owned()));
@@ -273,6 +282,15 @@ struct Lines {
 impl Lines {
     fn new(socket: UnixStream) -> Self {
         Self { socket: BufReader::with_capacity(1 << 16, socket), part: Vec::new(), closed: false }
+    }
+
+    /// Answers a question. That the lab is gone is seen elsewhere.
+    fn answer(&mut self, number: Option<usize>) -> io::Result<()> {
+        let line = format!("{}\n", serde_json::to_string(&number)?);
+        self.socket.get_mut().write_all(line.as_bytes()).or_else(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })
     }
 
     /// The lines that what has arrived completes; waits if nothing has arrived.

@@ -1,8 +1,8 @@
 //! What the outside and the inside of the lab say to each other.
 //!
 //! The outside leaves a [`Job`] on the payload disk (`/pay/job.json`). The inside answers with [`Message`]s over a
-//! virtio-serial port, one JSON object a line. There is nothing else: no reply, no acknowledgement. The lab is
-//! this project's own machine, so a line that cannot be read is an error and not an attack.
+//! virtio-serial port, one JSON object a line. One of them is a question, [`Message::Free`]; its answer comes the same way.
+//! The lab is this project's own machine, so a line that cannot be read is an error and not an attack.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Job {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Work {
-    /// Each test in a process of its own.
+    /// Each test in a process of its own, when its number comes.
     Tests(Plan),
     /// One program, its output passed out as it comes.
     Command { argv: Vec<String> },
@@ -87,36 +87,19 @@ impl Outcome {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
     /// The lab is up, with this kernel, so many milliseconds after its kernel started.
-    Up {
-        kernel: String,
-        millis: u64,
-    },
+    Up { kernel: String, millis: u64 },
     /// The lab lives.
     Beat,
-    /// Test number so-and-so of the plan has started.
-    Started {
-        test: usize,
-    },
-    Ended {
-        test: usize,
-        outcome: Outcome,
-        millis: u64,
-        output: String,
-    },
+    /// There is a place for a test. The answer is the number of the one to run in the plan, or `null`: there are no more.
+    Free,
+    /// Test number so-and-so of the plan has ended.
+    Ended { test: usize, outcome: Outcome, millis: u64, output: String },
     /// What the command wrote.
-    Output {
-        stream: Stream,
-        bytes: Bytes,
-    },
+    Output { stream: Stream, bytes: Bytes },
     /// A file the job left in its output directory.
-    File {
-        name: String,
-        bytes: Bytes,
-    },
+    File { name: String, bytes: Bytes },
     /// The job is over, with this exit status. Nothing follows.
-    Done {
-        status: i32,
-    },
+    Done { status: i32 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

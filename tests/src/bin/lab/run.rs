@@ -42,6 +42,7 @@ pub fn run(arguments: &RunArgs) -> io::Result<i32> {
         if let Err(error) = done {
             failure.get_or_insert(error);
         }
+        None
     })?;
     match (end, failure) {
         (_, Some(error)) => Err(error),
@@ -77,7 +78,7 @@ pub fn shell(surroundings: &Surroundings) -> io::Result<i32> {
     let visit = Visit::prepare(surroundings)?;
     let (rows, columns) = terminal_size()?;
     println!("the lab starts; leave it with `exit`, or at once with Ctrl-a x");
-    let end = visit.start(Work::Shell { rows, columns }, None, &mut |_| {});
+    let end = visit.start(Work::Shell { rows, columns }, None, &mut |_| None);
     termios::tcsetattr(&stdin, SetArg::TCSANOW, &before)?;
     match end? {
         End::Done(status) => Ok(status),

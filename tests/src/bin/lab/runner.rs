@@ -23,29 +23,41 @@ const OUTPUT_LIMIT: u64 = 128 * 1024;
 
 /// What [`run`] tells as it goes; the number is the test's place in the plan.
 #[derive(Debug)]
-pub enum Event {
-    Started(usize),
-    Ended { test: usize, outcome: Outcome, time: Duration, output: String },
+pub struct Ended {
+    pub test: usize,
+    pub outcome: Outcome,
+    pub time: Duration,
+    pub output: String,
 }
 
-/// Runs every test of the plan, some at a time, in order.
-pub fn run(plan: &Plan, env: &[(String, String)], report: &(dyn Fn(Event) + Sync)) {
-    let next = AtomicUsize::new(0);
+/// Numbers the tests of a plan, in order.
+pub fn in_order(plan: &Plan) -> impl Fn() -> Option<usize> + Sync {
+    let (next, count) = (AtomicUsize::new(0), plan.tests.len());
+    move || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < count)
+}
+
+/// Runs tests of the plan, some at a time, as long as `next` gives their numbers.
+pub fn run(
+    plan: &Plan,
+    env: &[(String, String)],
+    next: &(dyn Fn() -> Option<usize> + Sync),
+    report: &(dyn Fn(Ended) + Sync),
+) {
     std::thread::scope(|scope| {
         for _ in 0..plan.jobs.clamp(1, plan.tests.len().max(1)) {
             scope.spawn(|| {
                 loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(test) = plan.tests.get(number) else {
+                    let Some((number, test)) =
+                        next().and_then(|number| Some((number, plan.tests.get(number)?)))
+                    else {
                         return;
                     };
-                    report(Event::Started(number));
                     let start = Instant::now();
                     let (outcome, output) = run_one(test, env, Duration::from_secs(plan.timeout))
                         .unwrap_or_else(|error| {
                             (Outcome::Failed(format!("did not start: {error}")), String::new())
                         });
-                    report(Event::Ended { test: number, outcome, time: start.elapsed(), output });
+                    report(Ended { test: number, outcome, time: start.elapsed(), output });
                 }
             });
         }

@@ -13,7 +13,7 @@ use rvm_tests::artifact;
 use crate::labs;
 use crate::protocol::Plan;
 use crate::report::Report;
-use crate::runner::{self, Event};
+use crate::runner::{self, Ended};
 use crate::suite::{self, Program};
 use crate::visit;
 
@@ -34,10 +34,10 @@ pub struct TestArgs {
     #[arg(long)]
     lab: bool,
     /// Seconds after which one test is killed.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 600)]
     test_timeout: u64,
     /// Seconds after which the lab is stopped.
-    #[arg(long, default_value_t = 1800)]
+    #[arg(long, default_value_t = 3600)]
     pub timeout: u64,
     /// Seconds without a sign of life after which the lab counts as hung.
     #[arg(long, default_value_t = 120)]
@@ -116,10 +116,8 @@ impl TestArgs {
 
 fn test_here(plan: &Plan, env: &[(String, String)], report: &mut Report) {
     let report = Mutex::new(report);
-    runner::run(plan, env, &|event| {
-        if let Event::Ended { test, outcome, time, output } = event
-            && let Some(test) = plan.tests.get(test)
-        {
+    runner::run(plan, env, &runner::in_order(plan), &|Ended { test, outcome, time, output }| {
+        if let Some(test) = plan.tests.get(test) {
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.add(test, outcome, time, &output);
         }

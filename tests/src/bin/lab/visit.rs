@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::machine::{Console, End, Machine, SILENCE_LIMIT};
+use crate::machine::{Console, End, Machine, OnMessage, SILENCE_LIMIT};
 use crate::payload::Payload;
-use crate::protocol::{Job, Message, Work};
+use crate::protocol::{Job, Work};
 
 /// vCPUs of a lab unless told otherwise.
 const CPUS: u32 = 1;
@@ -73,6 +73,7 @@ impl Visit {
             disks.push((name.to_owned(), PathBuf::from(file)));
         }
         let machine = Machine {
+            qemu: image("qemu")?.join("qemu-system-x86_64"),
             image: image("host")?,
             payload: directory.path().join("payload.img"),
             disks,
@@ -95,7 +96,7 @@ impl Visit {
         mut self,
         work: Work,
         timeout: Option<Duration>,
-        on_message: &mut dyn FnMut(Message),
+        on_message: OnMessage<'_>,
     ) -> io::Result<End> {
         if matches!(work, Work::Shell { .. }) {
             self.machine.console = Console::Terminal;
