@@ -51,6 +51,16 @@ pub enum ShimError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The host's configuration is not as it should be.
+    #[error("cannot use the configuration '{}': line {line}: {reason}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong there.
+        reason: String,
+    },
     /// rvm does not do this.
     #[error("rvm does not support {what}: {reason}")]
     Unsupported {

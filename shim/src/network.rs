@@ -22,9 +22,6 @@ use crate::names::{self, Names};
 use crate::place::Place;
 use crate::spec::NetworkNamespace;
 
-/// Interfaces that a container may be given while it runs, or between its creation and its start.
-const SPARE: usize = 3;
-
 /// The network namespace of a thread.
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -62,17 +59,21 @@ impl Id {
 }
 
 impl Wiring {
-    /// Makes the cards of a machine, and has `start` start it with them in their namespace.
+    /// Makes the cards of a machine, and has `start` start it with them in their namespace. A namespace that is new has
+    /// cards for `spare` interfaces.
     pub fn make<T: Send>(
         namespace: &NetworkNamespace,
+        spare: usize,
         start: impl FnOnce(&Cards) -> Result<T, ShimError> + Send,
     ) -> Result<(Self, T), ShimError> {
         // A process is born in the namespace of the thread that starts it.
         let runtime = tokio::runtime::Handle::current();
         let made = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                let spare = enter(namespace)?;
-                let mut cards = Cards::make(spare)?;
+                enter(namespace)?;
+                // One that others made has been filled.
+                let is_new = *namespace == NetworkNamespace::New;
+                let mut cards = Cards::make(if is_new { spare } else { 0 })?;
                 let namespace = File::open(OWN).map_err(ShimError::path("open", OWN))?;
                 let _runtime = runtime.enter();
                 let started = start(&cards)?;
@@ -166,19 +167,16 @@ async fn follow(changes: Changes, network: Weak<Network>, log: Log) {
     }
 }
 
-/// Has this thread enter the namespace; how many spare cards a machine there needs.
-fn enter(namespace: &NetworkNamespace) -> Result<usize, ShimError> {
+/// Has this thread enter the namespace.
+fn enter(namespace: &NetworkNamespace) -> Result<(), ShimError> {
     match namespace {
         NetworkNamespace::New => {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(ShimError::host("make a network namespace"))?;
-            Ok(SPARE)
+            unshare(CloneFlags::CLONE_NEWNET).map_err(ShimError::host("make a network namespace"))
         }
         NetworkNamespace::At(path) => {
             let attempt = "enter the network namespace";
             let file = File::open(path).map_err(ShimError::path(attempt, path))?;
-            setns(file, CloneFlags::CLONE_NEWNET).map_err(ShimError::path(attempt, path))?;
-            // It has been filled.
-            Ok(0)
+            setns(file, CloneFlags::CLONE_NEWNET).map_err(ShimError::path(attempt, path))
         }
     }
 }

@@ -14,6 +14,7 @@ use rvm_sandbox::agent::{self, Agent, AgentError};
 use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
+use crate::config::Config;
 use crate::error::ShimError;
 use crate::log::Log;
 use crate::network::{Network, Wiring};
@@ -30,6 +31,9 @@ const TAG: &str = "pod";
 const GUEST_MEMORY: u64 = 64;
 /// Memory of containers without a limit, in MiB.
 const DEFAULT_MEMORY: u64 = 448;
+
+/// Network cards for interfaces that come later, unless configured.
+const SPARE_CARDS: usize = 3;
 
 /// How long a guest may take to boot. Generous: a busy host, an emulated one.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
@@ -60,10 +64,11 @@ pub struct Booting {
 
 impl Booting {
     /// Starts the machine of the pod whose first container is `spec`.
-    pub fn start(place: &Place, spec: &ContainerSpec) -> Result<Self, ShimError> {
-        let config = machine(place, spec)?;
+    pub fn start(place: &Place, spec: &ContainerSpec, config: &Config) -> Result<Self, ShimError> {
+        let spare_cards = config.spare_cards.map_or(SPARE_CARDS, |cards| cards.0);
+        let config = machine(place, spec, config)?;
         let program = program()?;
-        let (wiring, machine) = Wiring::make(&spec.network()?, |cards| {
+        let (wiring, machine) = Wiring::make(&spec.network()?, spare_cards, |cards| {
             let config = VmConfig { nets: cards.configuration(), ..config };
             Ok(Machine::start(&program, &config, &cards.descriptors())?)
         })?;
@@ -103,15 +108,32 @@ impl Pod {
 }
 
 /// The machine of the pod whose first container is `spec`.
-fn machine(place: &Place, spec: &ContainerSpec) -> Result<VmConfig, ShimError> {
-    let (image, initrd) = guest_files::of_containers()?;
-    let limit = spec.memory_limit().map_or(DEFAULT_MEMORY, |bytes| bytes.div_ceil(1 << 20));
-    let memory = limit.saturating_add(GUEST_MEMORY).max(MIN_MEMORY.mib().into());
-    let cpus = spec.cpus().unwrap_or(1).clamp(1, MAX_CPUS.into());
+fn machine(place: &Place, spec: &ContainerSpec, config: &Config) -> Result<VmConfig, ShimError> {
+    let chosen = config.for_pod(|name| spec.annotation(name))?;
+    let (kernel, image) = match (&config.kernel, &config.image) {
+        (Some(kernel), Some(image)) => (kernel.clone(), image.clone()),
+        (kernel, image) => {
+            let (own_kernel, own_image) = guest_files::of_containers()?;
+            (kernel.clone().unwrap_or(own_kernel), image.clone().unwrap_or(own_image))
+        }
+    };
+    let parameters = [&config.kernel_parameters, &chosen.kernel_parameters];
+    let parameters: Vec<&str> =
+        parameters.into_iter().flatten().map(|parameters| parameters.0.as_str()).collect();
+    let cpus = match (chosen.cpus, spec.cpus()) {
+        (Some(cpus), _) => cpus.0,
+        (None, Some(limit)) => u8::try_from(limit.clamp(1, MAX_CPUS.into())).unwrap_or(MAX_CPUS),
+        (None, None) => config.cpus.map_or(1, |cpus| cpus.0),
+    };
     Ok(VmConfig {
-        kernel: Kernel { image: Some(image), initrd: Some(initrd), ..Kernel::default() },
-        cpus: u8::try_from(cpus).unwrap_or(MAX_CPUS),
-        memory: MemorySize::from_mib(u32::try_from(memory).unwrap_or(u32::MAX)),
+        kernel: Kernel {
+            image: Some(kernel),
+            initrd: Some(image),
+            cmdline: parameters.join(" "),
+            ..Kernel::default()
+        },
+        cpus,
+        memory: chosen.memory.unwrap_or_else(|| memory(spec.memory_limit(), config)),
         vsock: Some(Vsock { cid: GUEST_CID, socket: place.vsock() }),
         shares: vec![rvm_config::Share {
             path: place.shown(),
@@ -122,6 +144,15 @@ fn machine(place: &Place, spec: &ContainerSpec) -> Result<VmConfig, ShimError> {
         }],
         ..VmConfig::default()
     })
+}
+
+/// Memory of a machine whose containers have this limit in bytes: theirs and the guest's own.
+fn memory(limit: Option<u64>, config: &Config) -> MemorySize {
+    let mib = |size: Option<MemorySize>, default| size.map_or(default, |size| size.mib().into());
+    let containers =
+        limit.map_or_else(|| mib(config.memory, DEFAULT_MEMORY), |bytes| bytes.div_ceil(1 << 20));
+    let all = containers.saturating_add(mib(config.guest_memory, GUEST_MEMORY)).max(MIN_MEMORY.mib().into());
+    MemorySize::from_mib(u32::try_from(all).unwrap_or(u32::MAX))
 }
 
 /// The VMM's program, which comes with the shim.

@@ -16,6 +16,7 @@ use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc::Result;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 
+use crate::config;
 use crate::container::Container;
 use crate::error::ShimError;
 use crate::process::{Process, State};
@@ -32,7 +33,9 @@ impl Task for TaskService {
         if !request.checkpoint.is_empty() {
             return Err(no_checkpoints().into());
         }
+        let config = request.options.as_ref().map_or(Ok(None), config::path_in)?;
         let order = Order {
+            config,
             id: request.id,
             bundle: request.bundle.into(),
             rootfs: request.rootfs,

@@ -18,6 +18,7 @@ use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::streams;
 use tokio::sync::Notify;
 
+use crate::config::Config;
 use crate::container::{Container, FORGET_PATIENCE, attend, locked};
 use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
@@ -56,6 +57,8 @@ pub struct Order {
     pub rootfs: Vec<Mount>,
     /// Where its first process's streams are.
     pub paths: Paths,
+    /// The configuration of its pod, where it is not the host's.
+    pub config: Option<PathBuf>,
 }
 
 impl Shim {
@@ -118,8 +121,9 @@ impl Shim {
         spec: &ContainerSpec,
         order: &Order,
     ) -> Result<Container, ShimError> {
+        let config = Config::load(order.config.as_deref())?;
         let held = self.place.make()?;
-        let made = match Booting::start(&self.place, spec) {
+        let made = match Booting::start(&self.place, spec, &config) {
             Ok(booting) => {
                 let machine = booting.machine.clone();
                 let made = self.boot_and_add(booting, spec, order).await;

@@ -97,13 +97,35 @@ impl ContainerSpec {
         self.0["hostname"].as_str().filter(|name| !name.is_empty())
     }
 
-    /// Bytes of memory that the container may have, where that is limited.
+    /// The value of an annotation.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.0["annotations"][name].as_str()
+    }
+
+    /// A number above 0 that CRI tells of the pod as a whole, whose first container has no limits of its own.
+    fn of_pod(&self, name: &str) -> Option<u64> {
+        let text = self.annotation(&format!("io.kubernetes.cri.sandbox-{name}"))?;
+        text.parse().ok().filter(|number| *number > 0)
+    }
+
+    /// Bytes of memory that the pod may have, or the container, where that is limited.
     pub fn memory_limit(&self) -> Option<u64> {
+        self.of_pod("memory").or_else(|| self.own_memory_limit())
+    }
+
+    fn own_memory_limit(&self) -> Option<u64> {
         self.0["linux"]["resources"]["memory"]["limit"].as_i64().and_then(|limit| u64::try_from(limit).ok())
     }
 
-    /// Processors that the container may use at a time, where that is limited.
+    /// Processors that the pod may use at a time, or the container, where that is limited.
     pub fn cpus(&self) -> Option<u64> {
+        match (self.of_pod("cpu-quota"), self.of_pod("cpu-period")) {
+            (Some(quota), Some(period)) => Some(quota.div_ceil(period)),
+            _ => self.own_cpus(),
+        }
+    }
+
+    fn own_cpus(&self) -> Option<u64> {
         let cpu = &self.0["linux"]["resources"]["cpu"];
         let quota = cpu["quota"].as_i64().and_then(|quota| u64::try_from(quota).ok())?;
         let period = cpu["period"].as_u64().filter(|period| *period > 0)?;
@@ -334,5 +356,11 @@ mod tests {
         let unlimited =
             spec(json!({ "linux": { "resources": { "memory": { "limit": -1 }, "cpu": { "quota": -1 } } } }));
         assert_eq!((unlimited.memory_limit(), unlimited.cpus()), (None, None));
+        let pod = spec(json!({ "annotations": {
+            "io.kubernetes.cri.sandbox-memory": "1073741824",
+            "io.kubernetes.cri.sandbox-cpu-quota": "250000",
+            "io.kubernetes.cri.sandbox-cpu-period": "100000",
+        } }));
+        assert_eq!((pod.memory_limit(), pod.cpus()), (Some(1 << 30), Some(3)));
     }
 }

@@ -15,6 +15,7 @@ pub mod event_loop;
 pub mod inherited;
 #[cfg(feature = "cli")]
 pub mod install;
+pub mod jail;
 pub mod kvm;
 pub mod logging;
 pub mod memory;

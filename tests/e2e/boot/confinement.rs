@@ -29,6 +29,26 @@ fn every_thread_is_confined_by_a_filter() {
 }
 
 #[test]
+fn no_privilege_is_left_but_those_of_a_file_server() {
+    let running = Running::ready(boot(&["--", "sleep", "1000"]));
+    for field in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
+        let left = of_threads(&running, field);
+        assert!(left.values().all(|bits| bits.chars().all(|digit| digit == '0')), "{field}: {left:?}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let share = format!("{},tag=x", directory.path().display());
+    let running = Running::ready(boot(&["--share", &share, "--", "sleep", "1000"]));
+    // chown, dac_override, fowner, fsetid, sys_admin, mknod, setfcap.
+    assert!(
+        of_threads(&running, "CapEff").values().all(|bits| bits == "000000008820001b"),
+        "of a file server"
+    );
+    let limits = fs::read_to_string(running.proc("limits")).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().next(), Some("0"));
+}
+
+#[test]
 fn filters_are_left_out_when_asked() {
     let running = Running::ready(boot(&["--no-seccomp", "--", "sleep", "1000"]));
     assert!(of_threads(&running, "Seccomp").values().all(|mode| mode == "0"));

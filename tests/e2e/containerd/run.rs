@@ -96,3 +96,30 @@ fn a_program_that_is_not_there_is_told_and_nothing_is_left() {
     assert!(ran.error.contains("/no/such/program"), "{ran:?}");
     place.leaves_nothing();
 }
+
+#[test]
+fn a_configuration_is_obeyed_and_what_is_wrong_in_it_is_told() {
+    let Some(place) = Place::new("configured") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rvm.toml");
+    let flags = ["--runtime-config-path", path.to_str().unwrap()];
+    let run = |text: &str, more: &[&str]| {
+        std::fs::write(&path, text).unwrap();
+        let script = "nproc; sed -n 's/MemTotal: *//p' /proc/meminfo; cat /proc/cmdline";
+        place.container(&[&flags, more].concat(), "c1", &["sh", "-c", script])
+    };
+    let ran = run(
+        "cpus = 2\nmemory = \"200M\"\nkernel-parameters = \"rvm.test=1\"\nannotations = [\"io.rvm.memory\"]\n",
+        &["--annotation", "io.rvm.memory=160M"],
+    );
+    let lines: Vec<_> = ran.out.lines().collect();
+    let kib: u32 = lines[1].trim_end_matches(" kB").parse().unwrap();
+    assert!(lines[0] == "2" && (100 << 10..=160 << 10).contains(&kib), "{ran:?}");
+    assert!(lines[2].contains("rvm.test=1"), "{ran:?}");
+
+    let ran = run("cpus = 2\ncpu = 3\n", &[]);
+    assert!(ran.error.contains("rvm.toml': line 2: unknown field `cpu`"), "{ran:?}");
+    let ran = run("", &["--annotation", "io.rvm.cpus=4"]);
+    assert!(ran.error.contains("the annotation io.rvm.cpus"), "{ran:?}");
+    place.leaves_nothing();
+}

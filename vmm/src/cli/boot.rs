@@ -9,6 +9,7 @@ use super::exit::{self, Status};
 use super::merge::BootArgs;
 use crate::console::{Console, terminal};
 use crate::control::Control;
+use crate::jail;
 use crate::logging::{self, say};
 use crate::output_file::OutputFile;
 use crate::run::{self, End, MainLoop};
@@ -73,6 +74,7 @@ fn boot(
     let output = console.writer().map_err(BuildError::host("open the console"))?;
     let filters = Filters::new(machine.seccomp)
         .map_err(BuildError::host("install the handler of seccomp violations"))?;
+    jail::enter(!machine.shares.is_empty()).map_err(BuildError::host("give up privileges"))?;
     timing.mark(Phase::Open);
     let vm = vm::build(machine, parts, output, &filters, timing)?;
     // The user's files and terminal are left alone until nothing can fail any more that is likely to.

@@ -15,6 +15,9 @@ use crate::protocol::{Job, Work};
 /// vCPUs of a lab unless told otherwise.
 const CPUS: u32 = 1;
 
+/// The lab's system unless told otherwise.
+pub const HOST: &str = "host";
+
 /// What a lab is like and what is in it.
 #[derive(Args)]
 pub struct Surroundings {
@@ -27,6 +30,9 @@ pub struct Surroundings {
     /// Count instructions: one vCPU, and a nanosecond of lab time for each.
     #[arg(long)]
     pub deterministic: bool,
+    /// The lab's system: `host`, of Debian testing, or `stable`.
+    #[arg(long, default_value = HOST)]
+    pub host: String,
     /// vCPUs of the lab.
     #[arg(long, default_value_t = CPUS, conflicts_with = "deterministic")]
     pub cpus: u32,
@@ -37,7 +43,8 @@ pub struct Surroundings {
 
 impl Surroundings {
     pub fn for_tests() -> Self {
-        Self { with: Vec::new(), disks: Vec::new(), deterministic: false, cpus: CPUS, memory: 6144 }
+        let host = HOST.to_owned();
+        Self { with: Vec::new(), disks: Vec::new(), deterministic: false, host, cpus: CPUS, memory: 6144 }
     }
 }
 
@@ -74,7 +81,7 @@ impl Visit {
         }
         let machine = Machine {
             qemu: image("qemu")?.join("qemu-system-x86_64"),
-            image: image("host")?,
+            image: image(&surroundings.host)?,
             payload: directory.path().join("payload.img"),
             disks,
             deterministic: surroundings.deterministic,
