@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::error::ShimError;
+use crate::log::Log;
 use crate::place::Place;
 
 /// Where name servers answer.
@@ -54,7 +55,7 @@ pub fn on_loopback(resolv_conf: &str) -> Option<IpAddr> {
 
 impl Names {
     /// Answers the guest of the pod at `place` by asking `server` in a network namespace.
-    pub fn serve(place: &Place, namespace: Arc<File>, server: IpAddr) -> Result<Self, ShimError> {
+    pub fn serve(place: &Place, namespace: Arc<File>, server: IpAddr, log: Log) -> Result<Self, ShimError> {
         let [datagrams, connections] =
             [NAMES_DATAGRAM_PORT, NAMES_STREAM_PORT].map(|port| listen(&place.port(port)));
         let (datagrams, connections) = (datagrams?, connections?);
@@ -72,8 +73,12 @@ impl Names {
             })
         };
         let thread = std::thread::Builder::new().name("names".to_owned());
-        // Without it the guest's questions have no answers, as with a name server that is down.
-        thread.spawn(|| answer().ok()).map_err(ShimError::host("start a thread for names"))?;
+        let until_the_end = move || {
+            if let Err(error) = answer() {
+                log.warn("", &format!("the guest's questions about names have no answers any more: {error}"));
+            }
+        };
+        thread.spawn(until_the_end).map_err(ShimError::host("start a thread for names"))?;
         Ok(Self { _ends: ends })
     }
 }

@@ -35,6 +35,7 @@ pub struct Wiring {
 pub struct Network {
     place: Place,
     agent: Agent,
+    log: Log,
     namespace: Arc<File>,
     /// Held until the guest knows, so that it hears things in their order.
     state: Mutex<State>,
@@ -88,11 +89,15 @@ impl Wiring {
     /// The network of the pod at `place`, whose guest has this agent. Changes are followed until the machine ends.
     pub fn connect(mut self, place: Place, agent: Agent, machine: Machine, log: Log) -> Arc<Network> {
         let changes = self.cards.changes();
-        let state = State { cards: self.cards, names: None, resolv_conf: None };
-        let network =
-            Arc::new(Network { place, agent, namespace: Arc::new(self.namespace), state: Mutex::new(state) });
+        let network = Arc::new(Network {
+            place,
+            agent,
+            log,
+            namespace: Arc::new(self.namespace),
+            state: Mutex::new(State { cards: self.cards, names: None, resolv_conf: None }),
+        });
         if let Some(changes) = changes {
-            let following = follow(changes, Arc::downgrade(&network), log);
+            let following = follow(changes, Arc::downgrade(&network));
             tokio::spawn(async move {
                 tokio::select! {
                     () = following => {}
@@ -149,7 +154,7 @@ impl Network {
         let (None, Some(path)) = (&state.names, &state.resolv_conf) else { return Ok(()) };
         let text = fs::read_to_string(path).map_err(ShimError::path("read", path))?;
         let Some(server) = names::on_loopback(&text) else { return Ok(()) };
-        state.names = Some(Names::serve(&self.place, self.namespace.clone(), server)?);
+        state.names = Some(Names::serve(&self.place, self.namespace.clone(), server, self.log.clone())?);
         let request = ConfigureRequest { resolver: server.to_string(), ..ConfigureRequest::default() };
         let told = self.agent.sandbox().configure(request).await;
         told.map_err(AgentError::refused("answer questions about names"))?;
@@ -157,12 +162,12 @@ impl Network {
     }
 }
 
-async fn follow(changes: Changes, network: Weak<Network>, log: Log) {
+async fn follow(changes: Changes, network: Weak<Network>) {
     let Ok(mut watch) = changes.watch() else { return };
     while watch.next().await.is_ok() {
         let Some(network) = network.upgrade() else { return };
         if let Err(error) = network.tell().await {
-            log.warn("", &chain(&error));
+            network.log.warn("", &chain(&error));
         }
     }
 }

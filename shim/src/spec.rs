@@ -164,6 +164,7 @@ impl ContainerSpec {
         }
         spec["root"]["path"] = format!("{directory}/rootfs").into();
         namespaces(&mut spec, first)?;
+        devices(&mut spec)?;
         let sysctls = take_sysctls(&mut spec);
         let binds = take_binds(&mut spec, &directory);
         Ok(GuestSpec { spec, sysctls, binds })
@@ -212,6 +213,35 @@ fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError> {
     }
     spec["linux"]["namespaces"] = all.into();
     Ok(())
+}
+
+/// Device nodes, by the numbers that the guest has devices of: null, zero, full, random, urandom, tty, console, ptmx, tun,
+/// fuse. A privileged container is given all of the host's, of which it has these.
+fn devices(spec: &mut Value) -> Result<(), ShimError> {
+    const OF_THE_GUEST: [(u64, u64); 10] =
+        [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 200), (10, 229)];
+    let rules = spec["linux"]["resources"]["devices"].as_array();
+    let allows_all = |rule: &Value| {
+        rule["allow"] == true
+            && ["type", "major", "minor"].iter().all(|key| rule.get(key).is_none_or(Value::is_null))
+    };
+    let privileged = rules.into_iter().flatten().any(allows_all);
+    let linux = spec.get_mut("linux").and_then(|linux| linux.get_mut("devices"));
+    let Some(all) = linux.and_then(Value::as_array_mut) else { return Ok(()) };
+    let is_the_guests = |device: &Value| {
+        let numbers = (device["major"].as_u64(), device["minor"].as_u64());
+        device["type"] == "p" || OF_THE_GUEST.iter().any(|known| numbers == (Some(known.0), Some(known.1)))
+    };
+    match all.iter().find(|device| !is_the_guests(device)) {
+        Some(device) if !privileged => Err(ShimError::Unsupported {
+            what: format!("the device '{}'", device["path"].as_str().unwrap_or_default()),
+            reason: "it is the host's, and a virtual machine has no way to it",
+        }),
+        _ => {
+            all.retain(is_the_guests);
+            Ok(())
+        }
+    }
 }
 
 /// Kernel parameters of the network, whose namespace is the guest's.
@@ -345,6 +375,27 @@ mod tests {
         assert_eq!(at, NetworkNamespace::At("/run/netns/a".into()));
         let error = network(json!([{ "type": "pid" }])).unwrap_err().to_string();
         assert!(error.contains("the host's network"), "{error}");
+    }
+
+    #[test]
+    fn a_device_of_the_host_is_refused_and_left_out_of_a_privileged_container() {
+        let devices = json!([
+            { "type": "c", "path": "/dev/net/tun", "major": 10, "minor": 200 },
+            { "type": "c", "path": "/dev/kvm", "major": 10, "minor": 232 },
+        ]);
+        let with = |rules: Value| {
+            let linux = json!({
+                "namespaces": namespaces(&[]),
+                "devices": devices,
+                "resources": { "devices": rules },
+            });
+            spec(json!({ "linux": linux })).for_guest(1, None)
+        };
+        let rules = json!([{ "allow": false, "access": "rwm" }, { "allow": true, "type": "c", "major": 10 }]);
+        let error = with(rules).unwrap_err().to_string();
+        assert!(error.contains("/dev/kvm"), "{error}");
+        let privileged = with(json!([{ "allow": true, "access": "rwm" }])).unwrap();
+        assert_eq!(privileged.spec["linux"]["devices"], json!([devices[0]]));
     }
 
     #[test]

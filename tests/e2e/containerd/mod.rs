@@ -6,5 +6,6 @@ mod files;
 mod install;
 mod network;
 mod place;
+mod restart;
 mod run;
 mod tasks;

@@ -77,6 +77,7 @@ fn what_is_the_hosts_is_refused_by_name() {
         (["--pid", "host"], "the host's processes"),
         (["--ipc", "host"], "the host's shared memory"),
         (["--uts", "host"], "the host's name"),
+        (["--device", "/dev/kvm"], "the device '/dev/kvm'"),
     ] {
         let ran = docker.run(&flags, &["true"]);
         assert_eq!(ran.status, Some(125), "{ran:?}");

@@ -205,6 +205,7 @@ async fn in_machine(
     status.started = Some(Timestamp::now());
     directory.set_status(status).map_err(failed)?;
     client.send(Kind::Started, &[]).await;
+    give_memory_back();
 
     let sandbox = Arc::new(Sandbox {
         directory: directory.clone(),
@@ -221,6 +222,13 @@ async fn in_machine(
     status.finished = Some(Timestamp::now());
     sandbox.write_back(&ended).await;
     ended
+}
+
+/// Has the allocator give back what the preparations took. From here on little is needed, for as long as the sandbox lives.
+#[allow(unsafe_code, reason = "malloc_trim(3)")]
+fn give_memory_back() {
+    // SAFETY: what is in use stays where it is.
+    unsafe { libc::malloc_trim(0) };
 }
 
 impl Sandbox {
