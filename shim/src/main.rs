@@ -9,6 +9,7 @@
 //! The contract is containerd's runtime v2 (core/runtime/v2/README.md there). docs/shim.md says what is supported.
 
 mod bootstrap;
+mod cgroup;
 mod config;
 mod container;
 mod daemon;

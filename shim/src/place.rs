@@ -4,6 +4,7 @@
 //! ```text
 //!  /run/rvm-shim/HASH/lock      held by the shim as long as it lives
 //!                     vmm       the VMM's process and when it began
+//!                     cgroup    the control group that the VMM is in
 //!                     shim      containerd's namespace and the shim's socket
 //!                     vsock     the VMM's socket to the guest
 //!                     vsock_N   the shim's sockets, for what the guest connects to port N of the host
@@ -20,6 +21,7 @@ use std::io;
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -28,6 +30,7 @@ use nix::unistd::Pid;
 use rvm_agent_proto::{NAMES_DATAGRAM_PORT, NAMES_STREAM_PORT};
 use sha2::{Digest, Sha256};
 
+use crate::cgroup;
 use crate::error::ShimError;
 
 const ROOT: &str = "/run/rvm-shim";
@@ -39,6 +42,10 @@ const HASH_BYTES: usize = 10;
 const MADE_OPTIONS: &str = "mode=700,size=1m,nr_inodes=16k";
 
 const NONE: Option<&str> = None;
+
+/// How long a VMM that was killed may take to leave its control group, and how often that is looked at.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
+const CGROUP_PAUSE: Duration = Duration::from_millis(5);
 
 /// The directory of a pod.
 #[derive(Clone, Debug)]
@@ -173,6 +180,29 @@ impl Place {
         fs::write(&path, format!("{pid} {began}")).map_err(ShimError::path("write", path))
     }
 
+    /// Puts the VMM into its control group, and writes down which that is.
+    pub fn enter_cgroup(&self, group: &Path, pid: u32) -> Result<(), ShimError> {
+        let path = self.path.join("cgroup");
+        fs::write(&path, group.as_os_str().as_encoded_bytes()).map_err(ShimError::path("write", path))?;
+        cgroup::enter(group, pid).map_err(ShimError::path("put the VMM into the control group", group))
+    }
+
+    /// Removes the control group that was written down; the VMM has to be gone, which after its end takes a moment.
+    fn remove_cgroup(&self) -> Result<(), ShimError> {
+        let Ok(group) = fs::read_to_string(self.path.join("cgroup")) else { return Ok(()) };
+        let begin = Instant::now();
+        loop {
+            match cgroup::remove(Path::new(&group)) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy && begin.elapsed() < CGROUP_PATIENCE =>
+                {
+                    std::thread::sleep(CGROUP_PAUSE);
+                }
+                removed => return removed.map_err(ShimError::path("remove the control group", group)),
+            }
+        }
+    }
+
     /// Writes down where the pod's shim listens, for containers of the same containerd namespace that are to share the
     /// pod's network.
     pub fn set_shim(&self, namespace: &str, socket: &Path) -> Result<(), ShimError> {
@@ -211,12 +241,13 @@ impl Place {
     /// mounted in them is not ours to remove.
     fn clean(&self) -> Result<(), ShimError> {
         self.kill_vmm();
+        self.remove_cgroup()?;
         for directory in [self.shown(), self.made(), self.stage()] {
             unmount(&directory)?;
             gone(fs::remove_dir(&directory)).map_err(ShimError::path("remove", directory))?;
         }
         let sockets = [self.vsock(), self.port(NAMES_DATAGRAM_PORT), self.port(NAMES_STREAM_PORT)];
-        for file in ["vmm", "shim"].map(|name| self.path.join(name)).into_iter().chain(sockets) {
+        for file in ["vmm", "cgroup", "shim"].map(|name| self.path.join(name)).into_iter().chain(sockets) {
             gone(fs::remove_file(&file)).map_err(ShimError::path("remove", file))?;
         }
         Ok(())

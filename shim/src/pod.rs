@@ -15,7 +15,7 @@ use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
 use crate::config::Config;
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::network::{Network, Wiring};
 use crate::place::Place;
@@ -64,7 +64,7 @@ pub struct Booting {
 
 impl Booting {
     /// Starts the machine of the pod whose first container is `spec`.
-    pub fn start(place: &Place, spec: &ContainerSpec, config: &Config) -> Result<Self, ShimError> {
+    pub fn start(place: &Place, spec: &ContainerSpec, config: &Config, log: &Log) -> Result<Self, ShimError> {
         let spare_cards = config.spare_cards.map_or(SPARE_CARDS, |cards| cards.0);
         let config = machine(place, spec, config)?;
         let program = program()?;
@@ -73,6 +73,12 @@ impl Booting {
             Ok(Machine::start(&program, &config, &cards.descriptors())?)
         })?;
         place.set_vmm(machine.pid())?;
+        if let Some(group) = spec.cgroup()
+            && let Err(error) = place.enter_cgroup(&group, machine.pid())
+        {
+            // A host may keep its groups to itself; the pod runs all the same.
+            log.warn("", &chain(&error));
+        }
         // The shim is as precious as containerd, nearly; the guest is not. What may not be set is as it was inherited.
         fs::write(format!("/proc/{}/oom_score_adj", machine.pid()), "0").ok();
         Ok(Self { machine, wiring, place: place.clone() })

@@ -123,7 +123,7 @@ impl Shim {
     ) -> Result<Container, ShimError> {
         let config = Config::load(order.config.as_deref())?;
         let held = self.place.make()?;
-        let made = match Booting::start(&self.place, spec, &config) {
+        let made = match Booting::start(&self.place, spec, &config, &self.log) {
             Ok(booting) => {
                 let machine = booting.machine.clone();
                 let made = self.boot_and_add(booting, spec, order).await;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::cgroup;
 use crate::error::ShimError;
 use crate::hooks::Hooks;
 
@@ -83,6 +84,11 @@ impl ContainerSpec {
         let mounts = self.0["mounts"].as_array()?;
         let mount = mounts.iter().rfind(|mount| mount["destination"] == "/etc/resolv.conf")?;
         mount["source"].as_str().map(Path::new)
+    }
+
+    /// The control group on the host, if it has one.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        cgroup::path(self.0["linux"]["cgroupsPath"].as_str()?)
     }
 
     /// The hooks that run on the host.

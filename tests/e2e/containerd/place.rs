@@ -118,6 +118,11 @@ impl Place {
         for entry in fs::read_dir(&bundles).into_iter().flatten() {
             traces.insert(entry.unwrap().path().display().to_string());
         }
+        // Where `ctr` wants the control groups.
+        for entry in fs::read_dir(format!("/sys/fs/cgroup/{}", self.name)).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            traces.extend(path.is_dir().then(|| path.display().to_string()));
+        }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         traces.extend(mounts.lines().filter(|line| line.contains(&bundles)).map(str::to_owned));
         traces

@@ -12,6 +12,9 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     assert_eq!(state, "RUNNING");
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     assert!(program.ends_with("rvm"), "the task's process is the VMM: {}", program.display());
+    // What it uses is the container's on the host, too.
+    let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(group, "0::/tasks/c1\n");
     assert!(place.said(&["tasks", "ps", "c1"]).contains(&pid.to_string()));
 
     let ran =
