@@ -31,6 +31,10 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     assert_eq!(metrics["pids"]["current"], 1, "{metrics}");
     assert!(metrics["memory"]["usage"].as_u64().unwrap() > 0, "{metrics}");
 
+    let ran = place.run(&["tasks", "checkpoint", "c1"]);
+    assert!(ran.status != Some(0) && ran.error.contains("rvm does not support checkpoints"), "{ran:?}");
+    assert_eq!(place.task("c1").1, "RUNNING");
+
     place.said(&["tasks", "kill", "--signal", "SIGKILL", "c1"]);
     place.wait_for("c1", "STOPPED");
     let ran = place.run(&["tasks", "rm", "c1"]);
