@@ -231,6 +231,13 @@ pub fn path_in(options: &Any) -> Result<Option<PathBuf>, ShimError> {
     while let Some(tag) = input.read_raw_tag_or_eof().map_err(invalid)? {
         match (tag >> 3, tag & 7) {
             (2, 2) => path = Some(input.read_string().map_err(invalid)?).filter(|path| !path.is_empty()),
+            (3, 2) if !input.read_bytes().map_err(invalid)?.is_empty() => {
+                return Err(ShimError::Unsupported {
+                    what: "runtime options without a file (ConfigBody)".to_owned(),
+                    reason: "write them to a file, and name that by ConfigPath",
+                });
+            }
+            (3, 2) => {}
             (_, 2) => drop(input.read_bytes().map_err(invalid)?),
             (_, 0) => drop(input.read_uint64().map_err(invalid)?),
             (field, _) => {
@@ -320,10 +327,12 @@ mod tests {
             ..Any::default()
         };
         // type_url = 1, config_path = 2, config_body = 3.
-        let path = path_in(&options(b"\x0a\x01x\x12\x04/etc\x1a\x02ab")).unwrap();
+        let path = path_in(&options(b"\x0a\x01x\x12\x04/etc\x1a\x00")).unwrap();
         assert_eq!(path, Some("/etc".into()));
         assert_eq!(path_in(&options(b"")).unwrap(), None);
         assert!(path_in(&options(b"\x12\x09/etc")).is_err());
+        let error = path_in(&options(b"\x1a\x02ab")).unwrap_err().to_string();
+        assert!(error.contains("ConfigBody"), "{error}");
         let runc = Any { type_url: "containerd.runc.v1.Options".to_owned(), ..options(b"\x38\x01") };
         assert_eq!(path_in(&runc).unwrap(), None);
     }

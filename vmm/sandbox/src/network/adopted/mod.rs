@@ -122,11 +122,13 @@ impl Cards {
         let attempt = "read the links, addresses and routes of the container's network";
         let taps: Vec<u32> = self.cards.iter().map(|card| card.index).collect();
         let there = scan::interfaces(&mut self.netlink, &taps).map_err(refused(attempt))?;
+        // Before anything is joined: what is joined and not told would stay unknown to the guest.
+        self.check(&there)?;
         let mut now = scan::Told::read(&mut self.netlink, &there).map_err(refused(attempt))?;
         let mut adopted = Adopted { interfaces: self.give_up(&there), ..Adopted::default() };
         for interface in &there {
             let addresses = now.addresses.remove(&interface.name).unwrap_or_default();
-            adopted.interfaces.extend(self.join(interface, addresses, there.len())?);
+            adopted.interfaces.extend(self.join(interface, addresses)?);
         }
         let told = (now.routes, now.neighbours);
         if adopted.interfaces.is_empty() && told == self.told {
@@ -135,6 +137,16 @@ impl Cards {
         self.told = told.clone();
         (adopted.routes, adopted.neighbours) = told;
         Ok(Some(adopted))
+    }
+
+    /// Whether each of these interfaces can have a card.
+    fn check(&self, there: &[Interface]) -> Result<(), NetworkError> {
+        let (needed, have) = (there.len(), self.cards.len());
+        match there.iter().find(|interface| !interface.resolves) {
+            Some(interface) => Err(NetworkError::NoArp(interface.name.clone())),
+            None if needed > have => Err(NetworkError::TooFewCards { needed, have }),
+            None => Ok(()),
+        }
     }
 
     /// Frees the cards of interfaces that are gone. Their new names bring them down.
@@ -158,20 +170,16 @@ impl Cards {
         &mut self,
         interface: &Interface,
         addresses: Vec<String>,
-        needed: usize,
     ) -> Result<Option<proto::Interface>, NetworkError> {
-        let have = self.cards.len();
         let is_its_own =
             |card: &Card| card.joined.as_ref().is_some_and(|joined| joined.index == interface.index);
         let own = self.cards.iter().position(is_its_own);
         let place = own.or_else(|| self.cards.iter().position(|card| card.joined.is_none()));
         let Some(card) = place.and_then(|place| self.cards.get_mut(place)) else {
-            return Err(NetworkError::TooFewCards { needed, have });
+            // The check found one for each.
+            return Ok(None);
         };
         if own.is_none() {
-            if !interface.resolves {
-                return Err(NetworkError::NoArp(interface.name.clone()));
-            }
             let attempt = "redirect the packets of the container's network to the VM";
             tc::redirect(&mut self.netlink, interface.index, card.index).map_err(refused(attempt))?;
             tc::redirect(&mut self.netlink, card.index, interface.index).map_err(refused(attempt))?;
