@@ -6,8 +6,9 @@
 //!                     vmm       the VMM's process and when it began
 //!                     cgroup    the control group that the VMM is in
 //!                     shim      containerd's namespace and the shim's socket
-//!                     vsock     the VMM's socket to the guest
-//!                     vsock_N   the shim's sockets, for what the guest connects to port N of the host
+//!                     sockets/  all that the VMM has of this directory when the guest runs, but for `shown`:
+//!                       vsock   its socket to the guest
+//!                       vsock_N the shim's sockets, for what the guest connects to port N of the host
 //!                     made/     a small tmpfs, in which the shim makes N/rootfs and N/mounts/M and mounts on them
 //!                     shown/    the same, read-only, where those mounts appear: what the guest is shown
 //!                     stage/    where a mount is made ready before it appears there: `dir` or `file`
@@ -79,7 +80,7 @@ impl Place {
             id: self.path.display().to_string(),
         })?;
         self.clean()?;
-        for directory in [self.made(), self.shown(), self.stage()] {
+        for directory in [self.made(), self.shown(), self.stage(), self.sockets()] {
             made(&directory)?;
         }
         self.mount_all()?;
@@ -163,14 +164,19 @@ impl Place {
         shown
     }
 
+    /// What the VMM and the shim have of sockets.
+    fn sockets(&self) -> PathBuf {
+        self.path.join("sockets")
+    }
+
     /// The VMM's socket to the guest.
     pub fn vsock(&self) -> PathBuf {
-        self.path.join("vsock")
+        self.sockets().join("vsock")
     }
 
     /// Where the VMM takes what the guest connects to this port of the host.
     pub fn port(&self, port: u32) -> PathBuf {
-        self.path.join(format!("vsock_{port}"))
+        self.sockets().join(format!("vsock_{port}"))
     }
 
     /// Writes down which process the VMM is.
@@ -250,7 +256,8 @@ impl Place {
         for file in ["vmm", "cgroup", "shim"].map(|name| self.path.join(name)).into_iter().chain(sockets) {
             gone(fs::remove_file(&file)).map_err(ShimError::path("remove", file))?;
         }
-        Ok(())
+        let sockets = self.sockets();
+        gone(fs::remove_dir(&sockets)).map_err(ShimError::path("remove", sockets))
     }
 
     /// A VMM ends by itself with the shim that started it; this is for one that hangs.

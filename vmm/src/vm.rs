@@ -35,6 +35,7 @@ use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockError};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
 use crate::doctor;
+use crate::jail::{Lookups, Within};
 use crate::kvm::{self, KvmError};
 use crate::memory::{self, MemoryError};
 use crate::output_file::OutputFileError;
@@ -116,6 +117,8 @@ impl BuildError {
 
 /// Everything that a machine is made of, opened.
 pub struct Parts {
+    /// What is wrong with a file is said on any host, so this comes after those.
+    kvm: Result<Kvm, BuildError>,
     kernel: NamedFile,
     initrd: Option<NamedFile>,
     cmdline: String,
@@ -153,7 +156,7 @@ pub fn open(config: &VmConfig) -> Result<Parts, BuildError> {
     let kernel = NamedFile::open(FileKind::Kernel, kernel)?;
     let initrd = initrd.map(|path| NamedFile::open(FileKind::Initrd, path)).transpose()?;
     let (devices, handles) = open_devices(config)?;
-    Ok(Parts { kernel, initrd, cmdline, devices, handles })
+    Ok(Parts { kvm: open_kvm(), kernel, initrd, cmdline, devices, handles })
 }
 
 type Opened = (Vec<Box<dyn VirtioDevice>>, Handles);
@@ -190,6 +193,12 @@ fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
     Ok((devices, handles))
 }
 
+impl Lookups for Parts {
+    fn relocate(&mut self, within: Within<'_>) -> io::Result<()> {
+        self.devices.iter_mut().try_for_each(|device| device.relocate(within))
+    }
+}
+
 /// Makes the machine. `serial_out` takes what the guest writes to its console.
 pub fn build(
     config: &VmConfig,
@@ -198,15 +207,16 @@ pub fn build(
     filters: &Filters,
     timing: &mut Timing,
 ) -> Result<Vm, BuildError> {
-    let Parts { kernel, initrd, cmdline, devices, handles } = parts;
+    let Parts { kvm, kernel, initrd, cmdline, devices, handles } = parts;
     let memory = memory::allocate(config.memory)?;
     timing.mark(Phase::Memory);
 
     // Much of what KVM does here is waiting (for grace periods of the host's kernel): the kernel is loaded
     // meanwhile.
     let (kvm, loaded) = std::thread::scope(|scope| {
-        let kvm = scope.spawn(|| make_kvm(&memory, config.cpus));
-        let loaded = load(config, &memory, kernel, initrd, &cmdline, devices.len());
+        let memory = &memory;
+        let kvm = scope.spawn(move || make_kvm(&kvm?, memory, config.cpus));
+        let loaded = load(config, memory, kernel, initrd, &cmdline, devices.len());
         timing.mark(Phase::KernelLoad);
         (kvm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), loaded)
     });
@@ -251,20 +261,19 @@ fn load(
 /// The VM with its memory, interrupt controllers and processors.
 ///
 /// Processors come before any device: registering events first makes the first vCPU slow on some host kernels.
-fn make_kvm(memory: &GuestMemoryMmap, cpus: u8) -> Result<(VmFd, Vec<VcpuFd>), BuildError> {
-    let kvm = kvm::open()?;
-    check_hardware()?;
-    let fd = kvm::create_vm(&kvm, memory)?;
-    let vcpus = create_vcpus(&kvm, &fd, cpus)?;
+fn make_kvm(kvm: &Kvm, memory: &GuestMemoryMmap, cpus: u8) -> Result<(VmFd, Vec<VcpuFd>), BuildError> {
+    let fd = kvm::create_vm(kvm, memory)?;
+    let vcpus = create_vcpus(kvm, &fd, cpus)?;
     Ok((fd, vcpus))
 }
 
-/// Where the processor offers no virtualization, KVM may emulate it: then it must show that it is fast enough.
-fn check_hardware() -> Result<(), BuildError> {
+/// Opens KVM. Where the processor offers no virtualization, KVM may emulate it: then it must show that it is fast enough.
+fn open_kvm() -> Result<Kvm, BuildError> {
+    let kvm = kvm::open()?;
     if !doctor::kvm::cpu_has_virtualization() {
         doctor::kvm::probe().map_err(BuildError::NoHardware)?;
     }
-    Ok(())
+    Ok(kvm)
 }
 
 fn create_vcpus(kvm: &Kvm, fd: &VmFd, count: u8) -> Result<Vec<VcpuFd>, BuildError> {

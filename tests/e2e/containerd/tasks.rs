@@ -15,6 +15,13 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     // What it uses is the container's on the host, too.
     let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(group, "0::/tasks/c1\n");
+    // It can name no other process, and has no file of the host but its container's.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains(&format!("NSpid:\t{pid}\t1\n")), "{status}");
+    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let others: Vec<_> = points.filter(|path| *path != "/" && !path.starts_with("/1")).collect();
+    assert_eq!(others, ["/2", "/3"], "its descriptors, and its sockets: {mounts}");
     assert!(place.said(&["tasks", "ps", "c1"]).contains(&pid.to_string()));
 
     let ran =

@@ -9,7 +9,7 @@ use super::exit::{self, Status};
 use super::merge::BootArgs;
 use crate::console::{Console, terminal};
 use crate::control::Control;
-use crate::jail;
+use crate::jail::Jail;
 use crate::logging::{self, say};
 use crate::output_file::OutputFile;
 use crate::run::{self, End, MainLoop};
@@ -65,7 +65,8 @@ fn boot(
     timing: &mut Timing,
 ) -> Result<Booted, BuildError> {
     run::block_signals().map_err(BuildError::host("block signals"))?;
-    let parts = vm::open(machine)?;
+    let jail = Jail::prepare().map_err(BuildError::host("make namespaces for the VM"))?;
+    let mut parts = vm::open(machine)?;
     let trace = trace.map(|path| OutputFile::open("the trace", path)).transpose()?;
     let console = Console::open(&machine.console)?;
     if let Some(control) = &mut control {
@@ -74,7 +75,7 @@ fn boot(
     let output = console.writer().map_err(BuildError::host("open the console"))?;
     let filters = Filters::new(machine.seccomp)
         .map_err(BuildError::host("install the handler of seccomp violations"))?;
-    jail::enter(!machine.shares.is_empty()).map_err(BuildError::host("give up privileges"))?;
+    jail.enter(&mut parts, !machine.shares.is_empty()).map_err(BuildError::host("give up privileges"))?;
     timing.mark(Phase::Open);
     let vm = vm::build(machine, parts, output, &filters, timing)?;
     // The user's files and terminal are left alone until nothing can fail any more that is likely to.

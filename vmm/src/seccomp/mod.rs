@@ -129,7 +129,8 @@ const MAIN: &[Call] = &[
     Any(libc::SYS_pwrite64),
     // The vsock socket's name is removed at the end, if it is still ours.
     Any(libc::SYS_statx),
-    Any(libc::SYS_unlink),
+    Any(libc::SYS_newfstatat),
+    Any(libc::SYS_unlinkat),
 ];
 
 /// _IO(0x12, 94)
@@ -166,6 +167,9 @@ const VSOCK: &[Call] = &[
     Any(libc::SYS_getsockopt),
     Any(libc::SYS_fcntl),
     With(libc::SYS_ioctl, 1, libc::FIONBIO),
+    // Its working directory, from where it connects.
+    With(libc::SYS_unshare, 0, libc::CLONE_FS as u64),
+    Any(libc::SYS_fchdir),
 ];
 
 /// Files of a shared directory. Descriptors are positive: AT_FDCWD, from where a path would be walked, is not. A

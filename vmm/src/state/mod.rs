@@ -8,7 +8,7 @@
 //!      ├── status.json      how it stands; replaced by its supervisor
 //!      ├── alive            locked by whoever makes the sandbox, then by its supervisor as long as that lives
 //!      ├── control          the supervisor's socket
-//!      ├── vsock            the VMM's socket
+//!      ├── vm/vsock         the VMM's socket, in what is all of this that the VMM has when the guest runs
 //!      └── supervisor.log   what the supervisor could tell nobody
 //!
 //!  DATA/containers/ID/       on a disk: what may become large
@@ -136,6 +136,8 @@ impl Runtime {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         builder.create(&directory.path).map_err(failed("make the directory", &directory.path))?;
+        let vm = directory.vm();
+        builder.create(&vm).map_err(failed("make the directory", &vm))?;
         builder.recursive(true);
         let data = builder.create(&record.data).map_err(failed("make the directory", &record.data));
         let made = data.and_then(|()| directory.keep_alive()).and_then(|alive| {
@@ -207,9 +209,14 @@ impl Directory {
         self.path.join("control")
     }
 
+    /// What the VMM has of the directory.
+    fn vm(&self) -> PathBuf {
+        self.path.join("vm")
+    }
+
     /// The VMM's socket.
     pub fn vsock(&self) -> PathBuf {
-        self.path.join("vsock")
+        self.vm().join("vsock")
     }
 
     /// Whether the sockets in it have paths that the system takes.

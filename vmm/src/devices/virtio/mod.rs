@@ -33,6 +33,8 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::jail::Within;
+
 pub use config_space::ConfigSpace;
 pub use interrupt::Interrupt;
 pub use stats::DeviceStats;
@@ -92,6 +94,12 @@ pub trait VirtioDevice: Send {
     /// What happened so far stays in `self` and in the queues, so that a later call with the same activation
     /// goes on where this one ended (pause). An error means that the driver must reset the device.
     fn run(&mut self, activation: &mut Activation) -> Result<(), DeviceError>;
+
+    /// Has `within` give each directory anew that the device looks names up in while it runs, and each file that it opens
+    /// again. Called before the first activation.
+    fn relocate(&mut self, _within: Within<'_>) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Back to the state before the first activation. Called while not running.
     fn reset(&mut self) {}

@@ -24,7 +24,8 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -38,6 +39,7 @@ use super::host::{Kind, Stat};
 use super::message::Request;
 use super::nodes::Nodes;
 use super::wire::{ROOT, Reply, opcode};
+use crate::jail::Within;
 
 /// How long the guest may believe what it was told, in seconds. Short enough for changes made on the host, as a
 /// new version of a configuration, long enough for a program that looks at the same files again and again.
@@ -91,6 +93,15 @@ impl FileSystem {
             started: false,
             scratch: Vec::new(),
         })
+    }
+
+    /// Shares what `within` gives for the root instead, before the guest knows of any file.
+    pub fn relocate(&mut self, within: Within<'_>) -> io::Result<()> {
+        let root = within(self.nodes.get(ROOT)?.fd.as_fd())?;
+        self.descriptors = within(self.descriptors.as_fd())?;
+        // As a mount of its own it has another identity.
+        self.nodes = Nodes::new(root, self.rules.most_nodes)?;
+        Ok(())
     }
 
     /// Gives this thread a working directory (/proc/self/fd, where attributes are reached by the names of

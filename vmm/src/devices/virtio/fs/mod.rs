@@ -49,6 +49,7 @@ mod tests;
 pub mod wire;
 mod xattrs;
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ use self::message::Message;
 use self::session::Session;
 use self::wire::Reply;
 use super::{Activation, ConfigSpace, DeviceError, DeviceKind, DeviceStats, VirtioDevice};
+use crate::jail::Within;
 
 /// Descriptors of the queue of requests: a request of 256 pages has some more.
 const REQUEST_QUEUE_SIZE: u16 = 512;
@@ -126,6 +128,10 @@ impl VirtioDevice for Fs {
 
     fn stats(&self) -> Arc<DeviceStats> {
         self.stats.clone()
+    }
+
+    fn relocate(&mut self, within: Within<'_>) -> io::Result<()> {
+        self.files.relocate(within)
     }
 
     fn run(&mut self, activation: &mut Activation) -> Result<(), DeviceError> {

@@ -52,6 +52,7 @@ mod transmit;
 mod vectored;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,7 @@ use self::session::Session;
 use self::table::Table;
 use super::{Activation, ConfigSpace, DeviceError, DeviceKind, DeviceStats, VirtioDevice};
 use crate::event_loop::Poller;
+use crate::jail::Within;
 
 /// The queue of buffers for packets to the guest.
 const RECEIVE: usize = 0;
@@ -124,6 +126,10 @@ impl VirtioDevice for Vsock {
         self.stats.clone()
     }
 
+    fn relocate(&mut self, within: Within<'_>) -> io::Result<()> {
+        self.listener.relocate(within)
+    }
+
     fn run(&mut self, activation: &mut Activation) -> Result<(), DeviceError> {
         let Activation { memory, interrupt, queues, stop, .. } = activation;
         let [receive, transmit, _events] = queues.as_mut_slice() else {
@@ -135,6 +141,8 @@ impl VirtioDevice for Vsock {
             }
         }
         let Self { cid, listener, table, replies, patience, stats } = self;
+        let entered = listener.enter_thread().map_err(Into::into);
+        entered.map_err(DeviceError::host("give the thread a working directory of its own"))?;
         let session = Session {
             cid: *cid,
             listener,
