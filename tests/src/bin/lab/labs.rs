@@ -13,10 +13,11 @@ use crate::protocol::{Message, Outcome, PAYLOAD, Plan, Test, Work};
 use crate::report::Report;
 use crate::suite::Program;
 use crate::test::{TestArgs, container_images, debian_image};
+use crate::times::Times;
 use crate::visit::{Surroundings, Visit};
 
-/// How many tests a lab runs at a time: while one waits, the other has the processor.
-const JOBS: usize = 2;
+/// How many tests a lab runs at a time: while one waits, another has the processor.
+const JOBS: usize = 3;
 
 /// Labs at a time at most: each has memory of its own.
 const MOST_LABS: usize = 4;
@@ -35,20 +36,23 @@ pub fn test(
         test.program = Path::new(PAYLOAD).join("tests").join(&test.suite);
         test.directory = "/root".into();
     }
+    let mut times = Times::load();
+    times.order(&mut plan.tests);
     plan.jobs = JOBS;
     let at_a_time = std::thread::available_parallelism()?.get().min(MOST_LABS);
 
     let mut again = Vec::new();
-    let lost =
-        in_labs(programs, &plan, at_a_time, arguments, &mut |test, outcome, time, output| match outcome
-            .failure(time)
-        {
+    let lost = in_labs(programs, &plan, at_a_time, arguments, &mut |test, outcome, time, output| {
+        times.took(&test, time);
+        match outcome.failure(time) {
             Some(reason) if arguments.second_try && again.len() < SECOND_TRIES => {
                 report.doubt(&test, reason, time, output);
                 again.push(test);
             }
             _ => report.add(&test, outcome, time, output),
-        })?;
+        }
+    })?;
+    times.save()?;
     lost.into_iter().for_each(|lost| lost.report(&plan, report));
     if !again.is_empty() {
         println!("{} tests that failed go to a new lab, one at a time", again.len());

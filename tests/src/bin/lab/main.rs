@@ -14,6 +14,7 @@ mod run;
 mod runner;
 mod suite;
 mod test;
+mod times;
 mod visit;
 
 use std::process::ExitCode;
