@@ -9,24 +9,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Sender};
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rvm_tests::commands::{self, Memory, ctr, median, rvm, time};
 use rvm_tests::oci::Layer;
 use rvm_tests::{artifact, daemon};
 use serde_json::{Value, json};
 
 const RUNS: usize = 5;
 const HALT_POLL: &str = "/sys/module/kvm/parameters/halt_poll_ns";
-/// In lab time: what takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(8);
 /// A guest gives its free memory back in rounds, 2 s apart; after this many there is nothing left to give.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -85,50 +79,6 @@ const RUNTIMES: [Runtime; 2] = [
         processes: &["containerd-shim-runc-v2 ", "sleep 1000000 "],
     },
 ];
-
-fn rvm(arguments: &[&str]) -> Command {
-    let mut command = Command::new(artifact::rvm());
-    command.args(arguments);
-    command
-}
-
-fn ctr(arguments: &[&str]) -> Command {
-    let mut command = Command::new("ctr");
-    command.args(arguments);
-    command
-}
-
-/// Kills `child` if nobody says in time that it has ended.
-fn watch(child: &Child) -> Sender<()> {
-    let pid = Pid::from_raw(child.id().try_into().unwrap());
-    let (ended, over) = mpsc::channel();
-    thread::spawn(move || {
-        if over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            kill(pid, Signal::SIGKILL).ok();
-        }
-    });
-    ended
-}
-
-/// Lab milliseconds to the end of `command`; none if it had to be ended.
-fn time(mut command: Command) -> Option<f64> {
-    let start = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let _watched = watch(&child);
-    io::copy(&mut child.stdout.take().unwrap(), &mut io::sink()).unwrap();
-    let status = child.wait().unwrap();
-    let millis = start.elapsed().as_secs_f64() * 1e3;
-    assert!(status.success() || status.signal().is_some(), "{command:?}: {status}");
-    status.success().then_some(millis)
-}
-
-/// The middle one of `runs` times, after one that is not counted.
-fn median(runs: usize, command: impl Fn() -> Command) -> Option<f64> {
-    time(command())?;
-    let mut times = (0..runs).map(|_| time(command())).collect::<Option<Vec<f64>>>()?;
-    times.sort_by(f64::total_cmp);
-    times.get(runs / 2).copied()
-}
 
 /// Work with small files: a name, and a script that is told by `$AT` where: in the root file system or in the volume.
 const WORK: [(&str, &str); 3] = [
@@ -208,25 +158,15 @@ fn measure(runtime: &Runtime) -> Figures {
     figures
 }
 
-/// Resident memory of the processes of the one container, the guest's memory and programs that are shared included; the
-/// last is all of them.
+/// Resident memory of the processes of the one container, the guest's memory included; then of all of them, and that with
+/// what they share counted once.
 fn resident(runtime: &Runtime) -> Vec<(&'static str, f64)> {
-    let pids = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut found: Vec<(&str, f64)> = pids
-        .filter_map(|pid| {
-            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " ");
-            let process = runtime.processes.iter().find(|process| words.contains(**process))?;
-            Some((process.trim(), resident_mib(&pid)?))
-        })
-        .collect();
-    found.push(("all processes", found.iter().map(|(_, mib)| mib).sum()));
-    found
-}
-
-fn resident_mib(pid: &str) -> Option<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
+    let found = commands::memory_of(runtime.processes);
+    let all = |field: fn(&Memory) -> f64| found.iter().map(field).sum();
+    let mut rows: Vec<_> = found.iter().map(|memory| (memory.process.trim(), memory.resident)).collect();
+    rows.push(("all processes", all(|memory| memory.resident)));
+    rows.push(("all, what is shared once", all(|memory| memory.proportional)));
+    rows
 }
 
 fn main() {

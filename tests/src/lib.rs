@@ -5,6 +5,7 @@
 //! The programs that start the lab and run the tests are in `src/bin/lab`.
 
 pub mod artifact;
+pub mod commands;
 pub mod daemon;
 pub mod guest;
 pub mod kvm;

@@ -14,6 +14,8 @@
 //! | `ping COUNT` | a byte to the host and back, so many times |
 //! | `send BYTES`, `receive BYTES` | a stream to the host, or from it |
 //!
+//! With the arguments `serve ADDRESS` it is the other end of such streams, for a load between two containers.
+//!
 //! Any error ends it, with the reason on the console.
 
 mod disk;
@@ -27,6 +29,12 @@ use std::process::Command;
 use rvm_tests::workload::{DONE, READY};
 
 fn main() -> io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [serve, address] = arguments.as_slice()
+        && serve == "serve"
+    {
+        return stream::serve(address);
+    }
     println!("{READY}");
     let mut host = None;
     for line in io::stdin().lock().lines() {

@@ -3,11 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
-use rvm_tests::workload::{Order, give, take};
+use rvm_tests::workload::{self, Order, give, take};
 
 /// The host, as seen from a guest (VMADDR_CID_HOST).
 const HOST: u32 = 2;
@@ -17,6 +17,16 @@ pub fn tcp(address: &str) -> io::Result<File> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     Ok(OwnedFd::from(stream).into())
+}
+
+/// The other end of streams, one after the other, until it is ended.
+pub fn serve(address: &str) -> io::Result<()> {
+    for stream in TcpListener::bind(address)?.incoming() {
+        let stream = stream?;
+        stream.set_nodelay(true)?;
+        workload::serve(OwnedFd::from(stream).into())?;
+    }
+    Ok(())
 }
 
 /// Connects to the host by vsock.
