@@ -54,7 +54,9 @@ fn no_privilege_is_left_but_those_of_a_file_server() {
 fn of_the_hosts_files_only_what_is_shared_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let (shared, sockets) = (directory.path().join("shared"), directory.path().join("sockets"));
-    [&shared, &sockets].map(|path| fs::create_dir(path).unwrap());
+    for path in [&shared, &sockets] {
+        fs::create_dir(path).unwrap();
+    }
     fs::write(shared.join("file"), "of the host").unwrap();
     let share = format!("{},tag=x", shared.display());
     let socket = sockets.join("vm.sock").display().to_string();

@@ -1,9 +1,11 @@
 //! Ends that nobody asked for.
 
+use std::process::Command;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::place::{Place, parent};
+use super::place::{Place, RUNTIME, parent};
 
 #[test]
 fn a_killed_shim_takes_its_machine_along_and_leaves_nothing() {
@@ -13,6 +15,63 @@ fn a_killed_shim_takes_its_machine_along_and_leaves_nothing() {
     kill(Pid::from_raw(parent(vmm)), Signal::SIGKILL).unwrap();
     place.leaves_nothing();
     place.said(&["containers", "rm", "c1"]);
+}
+
+#[test]
+fn a_guest_that_dies_is_the_end_of_its_container() {
+    let Some(place) = Place::new("deadguest") else { return };
+    let script = "mount -o remount,rw /proc; echo c >/proc/sysrq-trigger; sleep 1000";
+    let ran = place.container(&["--privileged"], "c1", &["sh", "-c", script]);
+    assert_eq!(ran.status, Some(137), "{ran:?}");
+    place.leaves_nothing();
+}
+
+#[test]
+fn a_guest_that_does_not_boot_is_told_with_its_last_words() {
+    let Some(place) = Place::new("noboot") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rvm.toml");
+    std::fs::write(&path, "kernel-parameters = \"rdinit=/no/such/init\"\n").unwrap();
+    let ran = place.container(&["--runtime-config-path", path.to_str().unwrap()], "c1", &["true"]);
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    let phase = "the guest's kernel panicked while the guest's kernel booted";
+    assert!(ran.error.contains(phase) && ran.error.contains("/no/such/init"), "{ran:?}");
+    place.leaves_nothing();
+}
+
+#[test]
+fn what_the_host_cannot_give_is_the_error_of_the_container() {
+    let Some(place) = Place::new("nogift") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let full = directory.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4k", "full"]).arg(&full).status();
+    assert!(mounted.unwrap().success());
+    let mount = format!("type=bind,src={},dst=/full,options=rbind:rw", full.display());
+    let script = "dd if=/dev/zero of=/full/file bs=64k count=1";
+    let ran = place.container(&["--mount", &mount], "c1", &["sh", "-c", script]);
+    assert!(Command::new("umount").arg(&full).status().unwrap().success());
+    assert!(ran.status == Some(1) && ran.error.contains("No space left on device"), "{ran:?}");
+
+    let mount = format!("type=bind,src={},dst=/fixed,options=rbind:ro", directory.path().display());
+    let ran = place.container(&["--mount", &mount], "c1", &["touch", "/fixed/file"]);
+    assert!(ran.status == Some(1) && ran.error.contains("Read-only file system"), "{ran:?}");
+
+    let missing =
+        format!("type=bind,src={}/missing,dst=/missing,options=rbind:ro", directory.path().display());
+    let ran = place.container(&["--mount", &missing], "c1", &["true"]);
+    assert!(ran.status == Some(1) && ran.error.contains("/missing"), "{ran:?}");
+
+    // containerd's own limit is 76 characters; this one is the file system's.
+    let long = format!("type=bind,src=/etc,dst=/{},options=rbind:ro", "x".repeat(300));
+    let ran = place.container(&["--mount", &long], "c1", &["true"]);
+    assert!(ran.status == Some(1) && ran.error.contains("name too long"), "{ran:?}");
+    let ran = place.container(&[], &"x".repeat(77), &["true"]);
+    assert!(ran.status == Some(1) && ran.error.contains("76"), "{ran:?}");
+    let ran =
+        place.run(&["run", "--rm", "--runtime", RUNTIME, "localhost:5000/missing:latest", "c1", "true"]);
+    assert!(ran.status == Some(1) && ran.error.contains("not found"), "{ran:?}");
+    place.leaves_nothing();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod ends;
 mod files;
 mod install;
+mod many;
 mod network;
 mod place;
 mod restart;
