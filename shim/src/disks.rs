@@ -1,0 +1,252 @@
+//! The disks of a pod's machine that take images of root file systems: placeholders, there from the boot, each of
+//! which is given an image when a container needs one.
+//!
+//! ```text
+//!  image ── opened here, locked by the VMM ──> disk ── mounted by the guest ──> /run/rvm/roots/N/I
+//!                                                              overlay of them ──> /run/rvm/roots/N/rootfs
+//! ```
+//!
+//! Images that nobody writes to are partitions of one disk; each of the others is a disk.
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rvm_agent_proto::mount_request::Source;
+use rvm_agent_proto::{Disk, Overlay, UnmountRequest};
+use rvm_config::control::Layout;
+use rvm_config::{DiskSource, IoEngine};
+use rvm_sandbox::agent::{Agent, AgentError};
+use rvm_sandbox::machine::{Machine, MachineError};
+use rvm_sandbox::rootfs;
+
+use crate::config::Config;
+use crate::container::locked;
+use crate::error::{ShimError, chain};
+use crate::images::{Image, Images, Root};
+
+/// Where root file systems are in the guest, by the containers' numbers.
+const ROOTS: &str = "/run/rvm/roots";
+
+/// Root file systems of containers that come later, unless configured: those of a pod of four.
+const SPARE_ROOTS: usize = 3;
+
+/// How long the guest may take to mount an image: one that was not unmounted has a journal to be read first.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long it may take to write what is left, and unmount.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The disks.
+#[derive(Debug, Default)]
+pub struct Disks {
+    disks: Mutex<Vec<Placeholder>>,
+}
+
+#[derive(Debug)]
+struct Placeholder {
+    /// Its serial number.
+    id: String,
+    read_only: bool,
+    taken: bool,
+}
+
+/// The root file system of a container, as the guest has mounted it.
+#[derive(Debug)]
+pub struct Mounted {
+    /// Where it is in the guest.
+    pub root: String,
+    /// All that is mounted for it, in the order of mounting.
+    targets: Vec<String>,
+}
+
+impl Disks {
+    /// Those of a pod whose first container's root file system is `images`: for it, and for as many more like it at a
+    /// time as the host's configuration says.
+    pub fn for_pod(images: &Images, config: &Config) -> Self {
+        let containers = 1 + config.spare_roots.map_or(SPARE_ROOTS, |roots| roots.0);
+        let (read_only, writable) = images.count();
+        let kinds = [(read_only.min(1), true), (writable, false)];
+        let all = kinds.into_iter().flat_map(|(count, read_only)| {
+            let name = if read_only { "layers" } else { "written" };
+            (0..count.saturating_mul(containers)).map(move |number| Placeholder {
+                id: format!("{name}-{number}"),
+                read_only,
+                taken: false,
+            })
+        });
+        Self { disks: Mutex::new(all.collect()) }
+    }
+
+    /// What the machine needs for them.
+    pub fn configuration(&self) -> Vec<rvm_config::Disk> {
+        let placeholder = |disk: &Placeholder| rvm_config::Disk {
+            source: DiskSource::Placeholder,
+            read_only: disk.read_only,
+            id: Some(disk.id.clone()),
+            engine: IoEngine::Auto,
+        };
+        locked(&self.disks).iter().map(placeholder).collect()
+    }
+
+    fn take(&self, read_only: bool) -> Result<String, ShimError> {
+        let mut disks = locked(&self.disks);
+        let free = disks.iter_mut().find(|disk| disk.read_only == read_only && !disk.taken);
+        let free = free.ok_or_else(|| ShimError::Unsupported {
+            what: "one more root file system of images in this pod".to_owned(),
+            reason: "its machine has no disk left for one: it got them when it was booted, for containers like its \
+                     first (`spare-roots` in /etc/rvm/config.toml)",
+        })?;
+        free.taken = true;
+        Ok(free.id.clone())
+    }
+
+    /// Has the guest of `machine` mount a root file system for the container of this number.
+    pub async fn mount(
+        &self,
+        images: &Images,
+        number: u32,
+        machine: &Machine,
+        agent: &Agent,
+    ) -> Result<Mounted, ShimError> {
+        let sources = self.attach(images, machine).await?;
+        let mut mounted = Mounted { root: String::new(), targets: Vec::new() };
+        match mounted.mount(images, sources, &format!("{ROOTS}/{number}"), machine, agent).await {
+            Ok(root) => Ok(Mounted { root, ..mounted }),
+            Err(error) => {
+                // The first error is the one to tell.
+                mounted.unmount(agent).await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the machine the images; answers where in the guest they are.
+    async fn attach(&self, images: &Images, machine: &Machine) -> Result<Vec<Disk>, ShimError> {
+        let mut sources = Vec::new();
+        let mut layers = Vec::new();
+        let layers_id = match images.count() {
+            (0, _) => String::new(),
+            _ => self.take(true)?,
+        };
+        for image in &images.images {
+            let file = open(image)?;
+            let (id, partition) = match image.read_only {
+                true => {
+                    layers.push(file);
+                    (layers_id.clone(), u32::try_from(layers.len()).unwrap_or(u32::MAX))
+                }
+                false => {
+                    let id = self.take(false)?;
+                    let attached = machine.attach_disk(&id, Layout::Whole, vec![file]).await;
+                    attached.map_err(|error| refused(image, &error))?;
+                    (id, 0)
+                }
+            };
+            sources.push(Disk { id, partition, fs_type: image.kind.clone() });
+        }
+        if let Some(first) = images.images.iter().find(|image| image.read_only) {
+            let attached = machine.attach_disk(&layers_id, Layout::Parts, layers).await;
+            attached.map_err(|error| refused(first, &error))?;
+        }
+        Ok(sources)
+    }
+}
+
+/// Opens an image as it is to be used; the VMM locks it.
+fn open(image: &Image) -> Result<OwnedFd, ShimError> {
+    let file = OpenOptions::new().read(true).write(!image.read_only).open(&image.path);
+    Ok(file.map_err(ShimError::path("open the image", &image.path))?.into())
+}
+
+fn refused(image: &Image, error: &MachineError) -> ShimError {
+    ShimError::Image {
+        attempt: "attach",
+        path: image.path.clone(),
+        reason: chain(error),
+        console: String::new(),
+    }
+}
+
+impl Mounted {
+    /// Mounts `sources`, which are the disks of the images, below `place`; gives the root.
+    async fn mount(
+        &mut self,
+        images: &Images,
+        sources: Vec<Disk>,
+        place: &str,
+        machine: &Machine,
+        agent: &Agent,
+    ) -> Result<String, ShimError> {
+        let targets: Vec<String> = (0..sources.len()).map(|number| format!("{place}/{number}")).collect();
+        let target = |number: usize| targets.get(number).cloned().unwrap_or_default();
+        for ((image, source), target) in images.images.iter().zip(sources).zip(&targets) {
+            let mut options: Vec<&str> = image.options.iter().map(String::as_str).collect();
+            if image.read_only {
+                options.push("ro");
+            }
+            self.one(agent, target, Source::Disk(source), &options, image, machine).await?;
+        }
+        let (writable, lower, options) = match &images.root {
+            Root::Image(number) => return Ok(target(*number)),
+            Root::Overlay { writable, lower, options } => (writable, lower, options),
+        };
+        let overlay = Overlay {
+            lower: lower.iter().map(|number| target(*number)).collect(),
+            writable: writable.map_or_else(String::new, target),
+        };
+        let root = format!("{place}/rootfs");
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let topmost =
+            writable.or_else(|| lower.first().copied()).and_then(|number| images.images.get(number));
+        if let Some(topmost) = topmost {
+            self.one(agent, &root, Source::Overlay(overlay), &options, topmost, machine).await?;
+        }
+        Ok(root)
+    }
+
+    /// Mounts one source. What is in `image`, a stranger's data, may be what it fails on: then the guest's kernel has
+    /// more to say of it, or has ended with it.
+    async fn one(
+        &mut self,
+        agent: &Agent,
+        target: &str,
+        source: Source,
+        options: &[&str],
+        image: &Image,
+        machine: &Machine,
+    ) -> Result<(), ShimError> {
+        let mounted =
+            tokio::time::timeout(MOUNT_PATIENCE, rootfs::mount(agent, target, source, options)).await;
+        let error = match mounted {
+            Ok(Ok(())) => {
+                self.targets.push(target.to_owned());
+                return Ok(());
+            }
+            Ok(Err(error)) => error,
+            Err(_) => AgentError::Silent { attempt: "mount it", patience: MOUNT_PATIENCE },
+        };
+        Err(ShimError::Image {
+            attempt: "mount",
+            path: image.path.clone(),
+            reason: chain(&error),
+            console: machine.last_lines().await?,
+        })
+    }
+
+    /// Has the guest write all that is left, and unmount.
+    pub async fn unmount(&self, agent: &Agent) -> Result<(), AgentError> {
+        let all = async {
+            for target in self.targets.iter().rev() {
+                let request = UnmountRequest { target: target.clone() };
+                let unmounted = agent.storage().unmount(request).await;
+                unmounted.map_err(AgentError::refused("unmount the root file system"))?;
+            }
+            Ok(())
+        };
+        let silent =
+            |_| AgentError::Silent { attempt: "unmount the root file system", patience: UNMOUNT_PATIENCE };
+        tokio::time::timeout(UNMOUNT_PATIENCE, all).await.map_err(silent)?
+    }
+}
