@@ -185,7 +185,7 @@ async fn to_its_end<T: Send + 'static>(
 async fn mount(source: Source, target: PathBuf, options: Options) -> Result<(), Status> {
     match source {
         Source::Disk(disk) => {
-            let device = disk::find(&disk.id, disk.partition).await?;
+            let device = disk::find(&disk.id, disk.size_bytes, disk.partition).await?;
             blocking(move || filesystem::disk(&device, &disk.fs_type, &target, options)).await
         }
         Source::Share(share) => blocking(move || filesystem::share(&share, &target, options)).await,
