@@ -14,7 +14,7 @@ use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::Machine;
 use rvm_sandbox::streams;
 
-use crate::disks::Mounted;
+use crate::disks::{Disks, Mounted};
 use crate::error::{ShimError, chain};
 use crate::hooks::{Hooks, Moment, Subject};
 use crate::log::Log;
@@ -62,10 +62,10 @@ impl Container {
         &self.init.container
     }
 
-    /// Has the guest unmount a root file system of images: what was written is in them then.
-    pub async fn unmount_images(&self, log: &Log) {
+    /// Has the guest unmount a root file system of images, and gives them back: what was written is in them then.
+    pub async fn unmount_images(&self, disks: &Disks, log: &Log) {
         if let Some(mounted) = &self.mounted
-            && let Err(error) = mounted.unmount(&self.agent).await
+            && let Err(error) = disks.unmount(mounted, &self.machine, &self.agent).await
         {
             log.warn(self.id(), &format!("what was written last may be lost: {}", chain(&error)));
         }

@@ -9,6 +9,7 @@
 //! Images that nobody writes to are partitions of one disk; each of the others is a disk.
 
 use std::fs::OpenOptions;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use rvm_agent_proto::{Disk, Overlay, UnmountRequest};
 use rvm_config::control::Layout;
 use rvm_config::{DiskSource, IoEngine};
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::machine::{Machine, MachineError};
+use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
 use crate::config::Config;
@@ -59,6 +60,8 @@ pub struct Mounted {
     pub root: String,
     /// All that is mounted for it, in the order of mounting.
     targets: Vec<String>,
+    /// The disks that its images are on.
+    disks: Vec<String>,
 }
 
 impl Disks {
@@ -90,16 +93,27 @@ impl Disks {
         locked(&self.disks).iter().map(placeholder).collect()
     }
 
+    /// A disk that is free: the one that has been so for longest.
     fn take(&self, read_only: bool) -> Result<String, ShimError> {
         let mut disks = locked(&self.disks);
-        let free = disks.iter_mut().find(|disk| disk.read_only == read_only && !disk.taken);
-        let free = free.ok_or_else(|| ShimError::Unsupported {
+        let free = disks.iter().position(|disk| disk.read_only == read_only && !disk.taken);
+        let mut disk = free.map(|number| disks.remove(number)).ok_or_else(|| ShimError::Unsupported {
             what: "one more root file system of images in this pod".to_owned(),
             reason: "its machine has no disk left for one: it got them when it was booted, for containers like its \
                      first (`spare-roots` in /etc/rvm/config.toml)",
         })?;
-        free.taken = true;
-        Ok(free.id.clone())
+        disk.taken = true;
+        let id = disk.id.clone();
+        disks.push(disk);
+        Ok(id)
+    }
+
+    fn free(&self, id: &str) {
+        let mut disks = locked(&self.disks);
+        if let Some(number) = disks.iter().position(|disk| disk.id == id) {
+            let disk = disks.remove(number);
+            disks.push(Placeholder { taken: false, ..disk });
+        }
     }
 
     /// Has the guest of `machine` mount a root file system for the container of this number.
@@ -110,63 +124,107 @@ impl Disks {
         machine: &Machine,
         agent: &Agent,
     ) -> Result<Mounted, ShimError> {
-        let sources = self.attach(images, machine).await?;
-        let mut mounted = Mounted { root: String::new(), targets: Vec::new() };
-        match mounted.mount(images, sources, &format!("{ROOTS}/{number}"), machine, agent).await {
+        let mut mounted = Mounted { root: String::new(), targets: Vec::new(), disks: Vec::new() };
+        let place = format!("{ROOTS}/{number}");
+        let made = async {
+            let sources = self.attach(images, &mut mounted.disks, machine).await?;
+            mounted.mount(images, sources, &place, machine, agent).await
+        };
+        match made.await {
             Ok(root) => Ok(Mounted { root, ..mounted }),
             Err(error) => {
                 // The first error is the one to tell.
-                mounted.unmount(agent).await.ok();
+                self.unmount(&mounted, machine, agent).await.ok();
                 Err(error)
             }
         }
     }
 
-    /// Gives the machine the images; answers where in the guest they are.
-    async fn attach(&self, images: &Images, machine: &Machine) -> Result<Vec<Disk>, ShimError> {
-        let mut sources = Vec::new();
-        let mut layers = Vec::new();
-        let layers_id = match images.count() {
-            (0, _) => String::new(),
-            _ => self.take(true)?,
-        };
+    /// Gives the machine the images, on disks that `taken` has then; answers where in the guest they are.
+    async fn attach(
+        &self,
+        images: &Images,
+        taken: &mut Vec<String>,
+        machine: &Machine,
+    ) -> Result<Vec<Disk>, ShimError> {
+        let (mut layers, mut sources) = (Vec::new(), Vec::new());
         for image in &images.images {
-            let file = open(image)?;
-            let (id, partition) = match image.read_only {
-                true => {
-                    layers.push(file);
-                    (layers_id.clone(), u32::try_from(layers.len()).unwrap_or(u32::MAX))
-                }
-                false => {
-                    let id = self.take(false)?;
-                    let attached = machine.attach_disk(&id, Layout::Whole, vec![file]).await;
-                    attached.map_err(|error| refused(image, &error))?;
-                    (id, 0)
-                }
-            };
-            sources.push(Disk { id, partition, fs_type: image.kind.clone() });
+            let (file, size_bytes) = open(image)?;
+            let mut source = Disk { fs_type: image.kind.clone(), ..Disk::default() };
+            if image.read_only {
+                layers.push(file);
+                source.partition = u32::try_from(layers.len()).unwrap_or(u32::MAX);
+            } else {
+                source.id = self.give(image, Layout::Whole, vec![file], taken, machine).await?;
+                source.size_bytes = size_bytes;
+            }
+            sources.push(source);
         }
         if let Some(first) = images.images.iter().find(|image| image.read_only) {
-            let attached = machine.attach_disk(&layers_id, Layout::Parts, layers).await;
-            attached.map_err(|error| refused(first, &error))?;
+            let id = self.give(first, Layout::Parts, layers, taken, machine).await?;
+            sources
+                .iter_mut()
+                .filter(|source| source.partition != 0)
+                .for_each(|source| source.id.clone_from(&id));
         }
         Ok(sources)
     }
-}
 
-/// Opens an image as it is to be used; the VMM locks it.
-fn open(image: &Image) -> Result<OwnedFd, ShimError> {
-    let file = OpenOptions::new().read(true).write(!image.read_only).open(&image.path);
-    Ok(file.map_err(ShimError::path("open the image", &image.path))?.into())
-}
-
-fn refused(image: &Image, error: &MachineError) -> ShimError {
-    ShimError::Image {
-        attempt: "attach",
-        path: image.path.clone(),
-        reason: chain(error),
-        console: String::new(),
+    /// Puts files, those of `image` and of others like it, onto a disk that is free; gives its serial number.
+    async fn give(
+        &self,
+        image: &Image,
+        layout: Layout,
+        files: Vec<OwnedFd>,
+        taken: &mut Vec<String>,
+        machine: &Machine,
+    ) -> Result<String, ShimError> {
+        let id = self.take(image.read_only)?;
+        match machine.attach_disk(&id, layout, files).await {
+            Ok(()) => {
+                taken.push(id.clone());
+                Ok(id)
+            }
+            Err(error) => {
+                self.free(&id);
+                Err(ShimError::Image {
+                    attempt: "attach",
+                    path: image.path.clone(),
+                    reason: chain(&error),
+                    console: String::new(),
+                })
+            }
+        }
     }
+
+    /// Has the guest write all that is left, and unmount; then takes the images away from it, whatever it did.
+    pub async fn unmount(
+        &self,
+        mounted: &Mounted,
+        machine: &Machine,
+        agent: &Agent,
+    ) -> Result<(), ShimError> {
+        let unmounted = mounted.unmount(agent).await;
+        let mut given_back = Ok(());
+        for id in &mounted.disks {
+            match machine.detach_disk(id).await {
+                Ok(()) => self.free(id),
+                Err(error) => given_back = Err(error),
+            }
+        }
+        unmounted?;
+        Ok(given_back?)
+    }
+}
+
+/// Opens an image as it is to be used, and gives its length in bytes; the VMM locks it.
+fn open(image: &Image) -> Result<(OwnedFd, u64), ShimError> {
+    let failed = |attempt| ShimError::path::<io::Error>(attempt, &image.path);
+    let file = OpenOptions::new().read(true).write(!image.read_only).open(&image.path);
+    let mut file = file.map_err(failed("open the image"))?;
+    // The metadata of a block device does not tell.
+    let length = file.seek(SeekFrom::End(0)).map_err(failed("measure the image"))?;
+    Ok((file.into(), length))
 }
 
 impl Mounted {
@@ -235,8 +293,7 @@ impl Mounted {
         })
     }
 
-    /// Has the guest write all that is left, and unmount.
-    pub async fn unmount(&self, agent: &Agent) -> Result<(), AgentError> {
+    async fn unmount(&self, agent: &Agent) -> Result<(), AgentError> {
         let all = async {
             for target in self.targets.iter().rev() {
                 let request = UnmountRequest { target: target.clone() };

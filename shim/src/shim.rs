@@ -200,7 +200,7 @@ impl Shim {
             Err(error) => {
                 // The first error is the one to tell.
                 if let Some(mounted) = &mounted {
-                    mounted.unmount(&pod.agent).await.ok();
+                    pod.disks.unmount(mounted, &pod.machine, &pod.agent).await.ok();
                 }
                 files.unmount().ok();
                 return Err(error);
@@ -302,7 +302,9 @@ impl Shim {
         }
         let mut pod = self.pod.lock().await;
         container.forget("").await;
-        container.unmount_images(&self.log).await;
+        if let Some((pod, _)) = &*pod {
+            container.unmount_images(&pod.disks, &self.log).await;
+        }
         self.containers().remove(id);
         if self.containers().is_empty()
             && let Some((pod, _held)) = pod.take()

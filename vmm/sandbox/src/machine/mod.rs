@@ -221,6 +221,12 @@ impl Machine {
         self.ask_about("take the image", command, files).await.map(drop)
     }
 
+    /// Takes what was put onto a placeholder away from the guest ([`Command::DetachDisk`]).
+    pub async fn detach_disk(&self, id: &str) -> Result<(), MachineError> {
+        let command = Command::DetachDisk { id: id.to_owned() };
+        self.ask("give the image back", command).await.map(drop)
+    }
+
     /// The last lines of the guest's console, for an error that goes on in further lines with them. Where the machine
     /// has ended, that is the error.
     pub async fn last_lines(&self) -> Result<String, MachineError> {
