@@ -6,7 +6,8 @@
 //! uevent then), so who waits for one has to look. That is rare: the interrupt for the change is there
 //! before the call that names the disk.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::refusal::Refusal;
 use crate::sys::mounting;
 
-/// How long a disk is waited for.
+/// How long a disk is waited for, or its end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a partition is waited for: as long as the kernel may take to hear of the disk's new length.
 const PARTITION_PATIENCE: Duration = Duration::from_secs(2);
@@ -45,6 +46,25 @@ pub async fn find(serial: &str, length: u64, partition: u32) -> Result<PathBuf, 
             }
         } else if begin.elapsed() >= PATIENCE {
             return Err(Refusal::Absent(format!("disk {serial} (after 10 s)")));
+        }
+        sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// Waits until nothing is mounted of a device any more. Its last mount may be one of a namespace whose last process has
+/// just ended: the kernel takes that down, and writes what is left, after the process is gone.
+pub async fn released(device: &Path) -> Result<(), Refusal> {
+    let begin = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // A file system has its device for itself (BLK_OPEN_EXCL), as whoever opens it with this flag would.
+        match OpenOptions::new().read(true).custom_flags(nix::libc::O_EXCL).open(device) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) && begin.elapsed() < PATIENCE => {}
+            opened => {
+                let step = || format!("wait for the end of the file system of {}", device.display());
+                return opened.map(drop).map_err(Refusal::kernel(step));
+            }
         }
         sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
