@@ -30,7 +30,7 @@ use crate::images::{Image, Images, Root};
 /// Where root file systems are in the guest, by the containers' numbers.
 const ROOTS: &str = "/run/rvm/roots";
 
-/// Root file systems of containers that come later, unless configured: those of a pod of four.
+/// Root file systems for containers that come later to a pod.
 const SPARE_ROOTS: usize = 3;
 
 /// How long the guest may take to mount an image: one that was not unmounted has a journal to be read first.
@@ -66,9 +66,11 @@ pub struct Mounted {
 
 impl Disks {
     /// Those of a pod whose first container's root file system is `images`: for it, and for as many more like it at a
-    /// time as the host's configuration says.
-    pub fn for_pod(images: &Images, config: &Config) -> Self {
-        let containers = 1 + config.spare_roots.map_or(SPARE_ROOTS, |roots| roots.0);
+    /// time as the host's configuration says. Without it, a pod that is `named` has some to spare, and a container that
+    /// is likely to stay alone has none: each disk costs the boot 2 ms (docs/budgets.md).
+    pub fn for_pod(images: &Images, named: bool, config: &Config) -> Self {
+        let unless_configured = if named { SPARE_ROOTS } else { 0 };
+        let containers = 1 + config.spare_roots.map_or(unless_configured, |roots| roots.0);
         let (read_only, writable) = images.count();
         let kinds = [(read_only.min(1), true), (writable, false)];
         let all = kinds.into_iter().flat_map(|(count, read_only)| {

@@ -127,7 +127,8 @@ impl Shim {
     ) -> Result<Container, ShimError> {
         let config = Config::load(order.config.as_deref())?;
         let held = self.place.make()?;
-        let disks = images.map_or_else(Disks::default, |images| Disks::for_pod(images, &config));
+        let named = spec.pod().is_some();
+        let disks = images.map_or_else(Disks::default, |images| Disks::for_pod(images, named, &config));
         let made = match Booting::start(&self.place, spec, disks, &config, &self.log) {
             Ok(booting) => {
                 let machine = booting.machine.clone();
