@@ -3,8 +3,10 @@
 
 mod ends;
 mod files;
+mod images;
 mod install;
 mod network;
+mod own;
 mod place;
 mod restart;
 mod run;
