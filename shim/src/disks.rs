@@ -8,12 +8,14 @@
 //!
 //! Images that nobody writes to are partitions of one disk; each of the others is a disk.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use rvm_agent_proto::mount_request::Source;
 use rvm_agent_proto::{Disk, Overlay, UnmountRequest};
 use rvm_config::control::Layout;
@@ -67,11 +69,14 @@ pub struct Mounted {
 impl Disks {
     /// Those of a pod whose first container's root file system is `images`: for it, and for as many more like it at a
     /// time as the host's configuration says. Without it, a pod that is `named` has some to spare, and a container that
-    /// is likely to stay alone has none: each disk costs the boot 2 ms (docs/budgets.md).
-    pub fn for_pod(images: &Images, named: bool, config: &Config) -> Self {
-        let unless_configured = if named { SPARE_ROOTS } else { 0 };
-        let containers = 1 + config.spare_roots.map_or(unless_configured, |roots| roots.0);
-        let (read_only, writable) = images.count();
+    /// is likely to stay alone has none: each disk costs the boot 2 ms (docs/budgets.md). Where the first one has
+    /// directories, or is not known, images of any kind can come, if the configuration says how many.
+    pub fn for_pod(images: Option<&Images>, named: bool, config: &Config) -> Self {
+        let spare = config.spare_roots.map(|roots| roots.0);
+        let (containers, (read_only, writable)) = match images {
+            Some(images) => (1 + spare.unwrap_or(if named { SPARE_ROOTS } else { 0 }), images.count()),
+            None => (spare.unwrap_or(0), (1, 1)),
+        };
         let kinds = [(read_only.min(1), true), (writable, false)];
         let all = kinds.into_iter().flat_map(|(count, read_only)| {
             let name = if read_only { "layers" } else { "written" };
@@ -210,7 +215,9 @@ impl Disks {
         let mut given_back = Ok(());
         for id in &mounted.disks {
             match machine.detach_disk(id).await {
-                Ok(()) => self.free(id),
+                Ok(()) if unmounted.is_ok() => self.free(id),
+                // The guest may still write to this disk what was for the image that it had.
+                Ok(()) => {}
                 Err(error) => given_back = Err(error),
             }
         }
@@ -222,7 +229,11 @@ impl Disks {
 /// Opens an image as it is to be used, and gives its length in bytes; the VMM locks it.
 fn open(image: &Image) -> Result<(OwnedFd, u64), ShimError> {
     let failed = |attempt| ShimError::path::<io::Error>(attempt, &image.path);
-    let file = OpenOptions::new().read(true).write(!image.read_only).open(&image.path);
+    let is_device = fs::metadata(&image.path).is_ok_and(|data| data.file_type().is_block_device());
+    // A device that the host has mounted is not for the guest, and what the guest has is not for the host to mount.
+    let flags = if is_device { OFlag::O_EXCL } else { OFlag::empty() };
+    let file =
+        OpenOptions::new().read(true).write(!image.read_only).custom_flags(flags.bits()).open(&image.path);
     let mut file = file.map_err(failed("open the image"))?;
     // The metadata of a block device does not tell.
     let length = file.seek(SeekFrom::End(0)).map_err(failed("measure the image"))?;
@@ -307,5 +318,58 @@ impl Mounted {
         let silent =
             |_| AgentError::Silent { attempt: "unmount the root file system", patience: UNMOUNT_PATIENCE };
         tokio::time::timeout(UNMOUNT_PATIENCE, all).await.map_err(silent)?
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
+mod tests {
+    use super::*;
+
+    fn images(kinds: &[bool]) -> Images {
+        let image = |read_only: &bool| Image {
+            path: "/image".into(),
+            kind: "ext4".to_owned(),
+            read_only: *read_only,
+            options: Vec::new(),
+        };
+        Images { images: kinds.iter().map(image).collect(), root: Root::Image(0) }
+    }
+
+    fn config(spare: Option<i64>) -> Config {
+        let spare_roots = spare.map(|number| number.try_into().unwrap());
+        Config { spare_roots, ..Config::default() }
+    }
+
+    /// How many disks for layers there are, and how many to write to.
+    fn count(images: Option<&Images>, named: bool, spare: Option<i64>) -> (usize, usize) {
+        let disks = Disks::for_pod(images, named, &config(spare)).configuration();
+        let read_only = disks.iter().filter(|disk| disk.read_only).count();
+        (read_only, disks.len() - read_only)
+    }
+
+    #[test]
+    fn there_are_as_many_disks_as_a_pods_containers_need() {
+        let (one, layered) = (images(&[false]), images(&[false, true, true, true]));
+        assert_eq!(count(Some(&one), false, None), (0, 1));
+        assert_eq!(count(Some(&layered), false, None), (1, 1));
+        assert_eq!(count(Some(&layered), true, None), (4, 4));
+        assert_eq!(count(Some(&layered), true, Some(0)), (1, 1));
+        assert_eq!(count(Some(&one), false, Some(4)), (0, 5));
+        assert_eq!(count(None, true, None), (0, 0));
+        assert_eq!(count(None, false, Some(2)), (2, 2));
+    }
+
+    #[test]
+    fn a_disk_is_taken_by_one_and_the_one_longest_free_is_next() {
+        let disks = Disks::for_pod(Some(&images(&[false])), false, &config(Some(1)));
+        assert_eq!(disks.take(false).unwrap(), "written-0");
+        assert_eq!(disks.take(false).unwrap(), "written-1");
+        let error = disks.take(false).unwrap_err().to_string();
+        assert!(error.contains("no disk left"), "{error}");
+        assert!(disks.take(true).is_err());
+        disks.free("written-1");
+        disks.free("written-0");
+        assert_eq!(disks.take(false).unwrap(), "written-1");
     }
 }

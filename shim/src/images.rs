@@ -9,13 +9,15 @@
 //! What is in an image is a stranger's: the guest's kernel mounts it, the host's never looks at it. Mounts of other
 //! kinds are the host's to carry out ([`crate::mounts`]).
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::Mount;
 
 use crate::error::ShimError;
+
+/// The file systems that snapshotters have in images. A mount of another one that has a device (btrfs: a part of a file
+/// system that the host has mounted) is the host's.
+const OF_IMAGES: [&str; 5] = ["erofs", "ext4", "ext3", "ext2", "xfs"];
 
 /// How mounts are called that are to be completed from those before them (core/mount/manager in containerd).
 const TEMPLATE: &str = "format/";
@@ -90,17 +92,10 @@ impl Images {
     }
 }
 
-/// Whether this is a mount of an image: directories of the host are bound, or lie one over the other.
+/// Whether this is a mount of an image.
 fn is_image(mount: &Mount) -> bool {
-    let of_directories = ["bind", "overlay"].contains(&mount.type_.as_str())
-        || mount.type_.contains('/')
-        || mount.options.iter().any(|option| ["bind", "rbind"].contains(&option.as_str()));
-    let is_there = |path: &Path| {
-        fs::metadata(path).is_ok_and(|data| data.is_file() || data.file_type().is_block_device())
-    };
-    let source = Path::new(&mount.source);
-    let said_to_be = mount.type_ == "erofs" || mount.options.iter().any(|option| option == "loop");
-    !of_directories && source.is_absolute() && (said_to_be || is_there(source))
+    let is_bound = mount.options.iter().any(|option| ["bind", "rbind"].contains(&option.as_str()));
+    OF_IMAGES.contains(&mount.type_.as_str()) && !is_bound && Path::new(&mount.source).is_absolute()
 }
 
 fn kind_of(mount: &Mount) -> String {
@@ -291,9 +286,8 @@ mod tests {
         assert_eq!(images.count(), (0, 1));
         let view = Images::of(&[mount("xfs", "/s/1", &["nouuid", "ro", "loop"])]).unwrap().unwrap();
         assert_eq!(view.images, [image("/s/1", "xfs", true, &["nouuid"])]);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let device = Images::of(&[mount("ext4", file.path().to_str().unwrap(), &[])]).unwrap().unwrap();
-        assert!(!device.images.first().unwrap().read_only);
+        let device = Images::of(&[mount("ext4", "/dev/mapper/s", &[])]).unwrap().unwrap();
+        assert_eq!(device.images, [image("/dev/mapper/s", "ext4", false, &[])]);
     }
 
     #[test]
@@ -332,6 +326,8 @@ mod tests {
             vec![mount("bind", "/s/1/fs", &["rbind", "rw"])],
             vec![mount("none", "/etc/hostname", &["bind"])],
             vec![mount("tmpfs", "none", &[])],
+            vec![mount("btrfs", "/dev/sda1", &["subvolid=5"])],
+            vec![mount("zfs", "tank/s/1", &[])],
         ] {
             assert_eq!(Images::of(&mounts).unwrap(), None, "{mounts:?}");
         }

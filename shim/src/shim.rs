@@ -127,8 +127,7 @@ impl Shim {
     ) -> Result<Container, ShimError> {
         let config = Config::load(order.config.as_deref())?;
         let held = self.place.make()?;
-        let named = spec.pod().is_some();
-        let disks = images.map_or_else(Disks::default, |images| Disks::for_pod(images, named, &config));
+        let disks = Disks::for_pod(images, spec.pod().is_some(), &config);
         let made = match Booting::start(&self.place, spec, disks, &config, &self.log) {
             Ok(booting) => {
                 let machine = booting.machine.clone();
