@@ -30,6 +30,8 @@ pub struct Config {
     pub guest_memory: Option<MemorySize>,
     /// Interfaces that a container may be given while it runs.
     pub spare_cards: Option<SpareCards>,
+    /// Containers with root file systems of images that may come beside the first.
+    pub spare_roots: Option<SpareRoots>,
     /// Another guest kernel.
     pub kernel: Option<PathBuf>,
     /// Another guest image.
@@ -65,6 +67,20 @@ impl TryFrom<i64> for SpareCards {
     fn try_from(number: i64) -> Result<Self, String> {
         let cards = usize::try_from(number).ok().filter(|cards| *cards <= 8);
         cards.map(Self).ok_or_else(|| format!("0 to 8 network cards can be spare, not {number}"))
+    }
+}
+
+/// Root file systems of images beyond the first container's.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "i64")]
+pub struct SpareRoots(pub usize);
+
+impl TryFrom<i64> for SpareRoots {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        let roots = usize::try_from(number).ok().filter(|roots| *roots <= 4);
+        roots.map(Self).ok_or_else(|| format!("0 to 4 root file systems can be spare, not {number}"))
     }
 }
 
@@ -155,12 +171,22 @@ impl Config {
 
     /// What `other` says goes over what this says.
     fn change(&mut self, other: Self) {
-        let Self { cpus, memory, guest_memory, spare_cards, kernel, image, kernel_parameters, annotations } =
-            other;
+        let Self {
+            cpus,
+            memory,
+            guest_memory,
+            spare_cards,
+            spare_roots,
+            kernel,
+            image,
+            kernel_parameters,
+            annotations,
+        } = other;
         self.cpus = cpus.or(self.cpus);
         self.memory = memory.or(self.memory);
         self.guest_memory = guest_memory.or(self.guest_memory);
         self.spare_cards = spare_cards.or(self.spare_cards);
+        self.spare_roots = spare_roots.or(self.spare_roots);
         self.kernel = kernel.or(self.kernel.take());
         self.image = image.or(self.image.take());
         self.kernel_parameters = kernel_parameters.or(self.kernel_parameters.take());

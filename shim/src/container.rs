@@ -14,6 +14,7 @@ use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::Machine;
 use rvm_sandbox::streams;
 
+use crate::disks::{Disks, Mounted};
 use crate::error::{ShimError, chain};
 use crate::hooks::{Hooks, Moment, Subject};
 use crate::log::Log;
@@ -37,6 +38,8 @@ pub struct Container {
     pub(crate) execs: Mutex<HashMap<String, Arc<Process>>>,
     pub(crate) paused: AtomicBool,
     pub(crate) files: Files,
+    /// Its root file system, if that is of images.
+    pub(crate) mounted: Option<Mounted>,
     pub(crate) machine: Machine,
     pub(crate) agent: Agent,
     pub(crate) network: Arc<Network>,
@@ -59,7 +62,16 @@ impl Container {
         &self.init.container
     }
 
-    /// Unmounts its files.
+    /// Has the guest unmount a root file system of images, and gives them back: what was written is in them then.
+    pub async fn unmount_images(&self, disks: &Disks, log: &Log) {
+        if let Some(mounted) = &self.mounted
+            && let Err(error) = disks.unmount(mounted, &self.machine, &self.agent).await
+        {
+            log.warn(self.id(), &format!("what was written last may be lost: {}", chain(&error)));
+        }
+    }
+
+    /// Unmounts its files on the host.
     pub fn unmount(&self, log: &Log) {
         if let Err(error) = self.files.unmount() {
             log.warn(self.id(), &chain(&error));

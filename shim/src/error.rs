@@ -69,6 +69,18 @@ pub enum ShimError {
         /// Why, and what to do.
         reason: &'static str,
     },
+    /// An image does not become a root file system.
+    #[error("cannot {attempt} the image '{}': {reason}{console}", .path.display())]
+    Image {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Where it is on the host.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+        /// The last lines of the guest's console, in lines of their own.
+        console: String,
+    },
     /// rvm's own files.
     #[error(transparent)]
     GuestFiles(#[from] GuestFilesError),

@@ -1,5 +1,6 @@
 //! The files of a container on the host: its root file system, mounted in the bundle, and what is bound into it; both
-//! then shown to the guest, in the pod's [`Place`].
+//! then shown to the guest, in the pod's [`Place`]. A root file system of images is the guest's to mount
+//! ([`crate::images`]).
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
@@ -23,27 +24,37 @@ pub struct Files {
     /// The container's directory in the place.
     directory: PathBuf,
     place: Place,
-    /// Where containerd's mounts are in the bundle; `None`: whoever called mounted them.
+    /// Where containerd's mounts are in the bundle; `None`: there are none of ours.
     bundle_root: Option<PathBuf>,
+}
+
+/// Where a container's root file system comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Root<'a> {
+    /// Mounts to be carried out in the bundle.
+    Mounts(&'a [Mount]),
+    /// It is there, mounted by whoever called.
+    At(&'a Path),
+    /// The guest mounts it.
+    InGuest,
 }
 
 /// The kinds of directories of hosts that have nothing in them that another kernel could use.
 const OF_THE_HOST: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 impl Files {
-    /// Mounts the root file system, from `mounts` in the bundle, or, without any, where it is at `root`, and `binds`.
+    /// Mounts the root file system, if it is the host's to mount, and `binds`.
     pub fn mount(
         place: &Place,
         number: u32,
         bundle: &Path,
-        mounts: &[Mount],
-        root: &Path,
+        root: Root<'_>,
         binds: &[Bind],
     ) -> Result<Self, ShimError> {
-        let bundle_root = (!mounts.is_empty()).then(|| bundle.join("rootfs"));
+        let bundle_root = matches!(root, Root::Mounts(_)).then(|| bundle.join("rootfs"));
         let directory = place.made().join(number.to_string());
         let files = Self { directory, place: place.clone(), bundle_root };
-        let mounted = files.mount_all(mounts, root, binds);
+        let mounted = files.mount_all(root, binds);
         if let Err(error) = mounted {
             // The first error is the one to tell.
             files.unmount().ok();
@@ -52,23 +63,21 @@ impl Files {
         Ok(files)
     }
 
-    fn mount_all(&self, mounts: &[Mount], root: &Path, binds: &[Bind]) -> Result<(), ShimError> {
+    fn mount_all(&self, root: Root<'_>, binds: &[Bind]) -> Result<(), ShimError> {
         let target = self.directory.join("rootfs");
         let bound = self.directory.join("mounts");
         for directory in [&target, &bound] {
             fs::create_dir_all(directory).map_err(ShimError::path("make the directory", directory))?;
         }
-        let root = match &self.bundle_root {
-            Some(root) => {
-                fs::create_dir_all(root).map_err(ShimError::path("make the directory", root))?;
-                for mount in mounts {
-                    mount_one(mount, root)?;
-                }
-                root
-            }
-            None => root,
-        };
-        self.place.show(root, &target, true, false)?;
+        if let (Root::Mounts(mounts), Some(root)) = (root, &self.bundle_root) {
+            fs::create_dir_all(root).map_err(ShimError::path("make the directory", root))?;
+            mounts.iter().try_for_each(|mount| mount_one(mount, root))?;
+        }
+        match (root, &self.bundle_root) {
+            (Root::At(root), _) => self.place.show(root, &target, true, false)?,
+            (_, Some(root)) => self.place.show(root, &target, true, false)?,
+            (_, None) => {}
+        }
         for (number, wanted) in binds.iter().enumerate() {
             check_source(&wanted.source)?;
             let target = bound.join(number.to_string());

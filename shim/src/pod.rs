@@ -15,6 +15,7 @@ use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
 use crate::config::Config;
+use crate::disks::Disks;
 use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::network::{Network, Wiring};
@@ -50,6 +51,8 @@ pub struct Pod {
     pub agent: Agent,
     /// Its network.
     pub network: Arc<Network>,
+    /// Its disks for root file systems.
+    pub disks: Arc<Disks>,
     /// The first process of the first container, by its number in the guest.
     pub first: Option<u32>,
 }
@@ -59,14 +62,21 @@ pub struct Booting {
     /// The machine.
     pub machine: Machine,
     wiring: Wiring,
+    disks: Arc<Disks>,
     place: Place,
 }
 
 impl Booting {
-    /// Starts the machine of the pod whose first container is `spec`.
-    pub fn start(place: &Place, spec: &ContainerSpec, config: &Config, log: &Log) -> Result<Self, ShimError> {
+    /// Starts the machine of the pod whose first container is `spec`, with these disks.
+    pub fn start(
+        place: &Place,
+        spec: &ContainerSpec,
+        disks: Disks,
+        config: &Config,
+        log: &Log,
+    ) -> Result<Self, ShimError> {
         let spare_cards = config.spare_cards.map_or(SPARE_CARDS, |cards| cards.0);
-        let config = machine(place, spec, config)?;
+        let config = VmConfig { disks: disks.configuration(), ..machine(place, spec, config)? };
         let program = program()?;
         let (wiring, machine) = Wiring::make(&spec.network()?, spare_cards, |cards| {
             let config = VmConfig { nets: cards.configuration(), ..config };
@@ -81,7 +91,7 @@ impl Booting {
         }
         // The shim is as precious as containerd, nearly; the guest is not. What may not be set is as it was inherited.
         fs::write(format!("/proc/{}/oom_score_adj", machine.pid()), "0").ok();
-        Ok(Self { machine, wiring, place: place.clone() })
+        Ok(Self { machine, wiring, disks: Arc::new(disks), place: place.clone() })
     }
 
     /// Waits until the guest works, and sets it up.
@@ -95,7 +105,7 @@ impl Booting {
         let share = Share { tag: TAG.to_owned(), subpath: String::new() };
         rootfs::mount(&agent, SHARE, Source::Share(share), &[]).await?;
         let network = self.wiring.connect(self.place, agent.clone(), self.machine.clone(), log.clone());
-        Ok(Pod { machine: self.machine, agent, network, first: None })
+        Ok(Pod { machine: self.machine, agent, network, disks: self.disks, first: None })
     }
 }
 

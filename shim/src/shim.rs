@@ -20,10 +20,12 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::container::{Container, FORGET_PATIENCE, attend, locked};
+use crate::disks::Disks;
 use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
+use crate::images::Images;
 use crate::log::Log;
-use crate::mounts::Files;
+use crate::mounts::{Files, Root};
 use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod};
 use crate::process::{Exit, Process, State};
@@ -98,9 +100,10 @@ impl Shim {
             return Err(ShimError::Exists { what: "container", id: order.id });
         }
         let spec = ContainerSpec::read(&order.bundle)?;
+        let images = Images::of(&order.rootfs)?;
         let made = match &mut *pod {
-            Some((pod, _)) => self.add(pod, &spec, &order).await,
-            none => self.boot(none, &spec, &order).await,
+            Some((pod, _)) => self.add(pod, &spec, &order, images.as_ref()).await,
+            none => self.boot(none, &spec, &order, images.as_ref()).await,
         };
         let container = Arc::new(made?);
         self.containers().insert(order.id.clone(), container.clone());
@@ -120,13 +123,15 @@ impl Shim {
         slot: &mut Option<(Pod, Held)>,
         spec: &ContainerSpec,
         order: &Order,
+        images: Option<&Images>,
     ) -> Result<Container, ShimError> {
         let config = Config::load(order.config.as_deref())?;
         let held = self.place.make()?;
-        let made = match Booting::start(&self.place, spec, &config, &self.log) {
+        let disks = Disks::for_pod(images, spec.pod().is_some(), &config);
+        let made = match Booting::start(&self.place, spec, disks, &config, &self.log) {
             Ok(booting) => {
                 let machine = booting.machine.clone();
-                let made = self.boot_and_add(booting, spec, order).await;
+                let made = self.boot_and_add(booting, spec, order, images).await;
                 if made.is_err() {
                     machine.stop().await;
                 }
@@ -152,31 +157,51 @@ impl Shim {
         booting: Booting,
         spec: &ContainerSpec,
         order: &Order,
+        images: Option<&Images>,
     ) -> Result<(Pod, Container), ShimError> {
         let mut pod = booting.ready(spec.hostname(), &self.log).await?;
         self.place.set_shim(&self.own.0, &self.own.1)?;
-        let container = self.add(&mut pod, spec, order).await?;
+        let container = self.add(&mut pod, spec, order, images).await?;
         Ok((pod, container))
     }
 
     /// Makes a container in a machine that runs.
-    async fn add(&self, pod: &mut Pod, spec: &ContainerSpec, order: &Order) -> Result<Container, ShimError> {
+    async fn add(
+        &self,
+        pod: &mut Pod,
+        spec: &ContainerSpec,
+        order: &Order,
+        images: Option<&Images>,
+    ) -> Result<Container, ShimError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let root = spec.root(&order.bundle);
         pod.network.check(&spec.network()?)?;
-        let guest = spec.clone().for_guest(number, pod.first)?;
-        let files = Files::mount(&self.place, number, &order.bundle, &order.rootfs, &root, &guest.binds)?;
+        let mut guest = spec.clone().for_guest(number, pod.first)?;
+        let here = spec.root(&order.bundle);
+        let root = match images {
+            Some(_) => Root::InGuest,
+            None if order.rootfs.is_empty() => Root::At(&here),
+            None => Root::Mounts(&order.rootfs),
+        };
+        let files = Files::mount(&self.place, number, &order.bundle, root, &guest.binds)?;
         let init = Process::new(&order.id, "", order.paths.clone(), Vec::new());
         let hooks = spec.hooks()?;
         let subject = Subject { id: &order.id, pid: pod.machine.pid(), bundle: &order.bundle };
-        let added = match hooks.run(Moment::Creating, subject).await {
-            Ok(()) => self.add_to_guest(pod, &guest.spec, guest.sysctls, &init).await,
-            Err(error) => Err(error),
+        let mut mounted = None;
+        let added = async {
+            hooks.run(Moment::Creating, subject).await?;
+            if let Some(images) = images {
+                let root = pod.disks.mount(images, number, &pod.machine, &pod.agent).await?;
+                guest.spec["root"]["path"] = mounted.insert(root).root.as_str().into();
+            }
+            self.add_to_guest(pod, &guest.spec, guest.sysctls, &init).await
         };
-        match added {
+        match added.await {
             Ok(first) => pod.first = pod.first.or(Some(first)),
             Err(error) => {
                 // The first error is the one to tell.
+                if let Some(mounted) = &mounted {
+                    pod.disks.unmount(mounted, &pod.machine, &pod.agent).await.ok();
+                }
                 files.unmount().ok();
                 return Err(error);
             }
@@ -188,6 +213,7 @@ impl Shim {
             execs: Mutex::default(),
             paused: AtomicBool::new(false),
             files,
+            mounted,
             machine: pod.machine.clone(),
             agent: pod.agent.clone(),
             network: pod.network.clone(),
@@ -276,6 +302,9 @@ impl Shim {
         }
         let mut pod = self.pod.lock().await;
         container.forget("").await;
+        if let Some((pod, _)) = &*pod {
+            container.unmount_images(&pod.disks, &self.log).await;
+        }
         self.containers().remove(id);
         if self.containers().is_empty()
             && let Some((pod, _held)) = pod.take()

@@ -52,6 +52,16 @@ pub fn containerd() -> Result<(), Error> {
     ensure("containerd", Some(CONTAINERD_SOCKET), || launch("containerd", Command::new("containerd")))
 }
 
+/// Whether containerd, which runs, has this snapshotter, and it works here.
+pub fn has_snapshotter(name: &str) -> bool {
+    let listed = Command::new("ctr").args(["plugins", "ls"]).output();
+    let lines = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    lines.lines().any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.starts_with(&["io.containerd.snapshotter.v1", name]) && words.last() == Some(&"ok")
+    })
+}
+
 /// Sees to it that Docker runs, on the same containerd.
 pub fn docker() -> Result<(), Error> {
     if artifact::in_lab() {

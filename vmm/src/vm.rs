@@ -33,7 +33,7 @@ use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::devices::virtio::net::{Net, NetError};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockError};
-use crate::devices::virtio::{DeviceKind, VirtioDevice};
+use crate::devices::virtio::{DeviceKind, Interrupt, VirtioDevice};
 use crate::doctor;
 use crate::jail::{Lookups, Within};
 use crate::kvm::{self, KvmError};
@@ -433,11 +433,24 @@ impl Vm {
     }
 
     /// Puts `files` onto the placeholder disk `id`, for the guest to find.
-    pub fn attach_disk(&self, id: &str, layout: Layout, files: Vec<OwnedFd>) -> Result<(), AttachError> {
-        let found = self.handles.placeholders.iter().find(|(_, placeholder)| placeholder.id() == id);
+    pub fn attach_disk(&mut self, id: &str, layout: Layout, files: Vec<OwnedFd>) -> Result<(), AttachError> {
+        self.with_placeholder(id, |placeholder, interrupt| placeholder.attach(layout, files, interrupt))
+    }
+
+    /// Takes what was attached to the placeholder disk `id` away from the guest.
+    pub fn detach_disk(&mut self, id: &str) -> Result<(), AttachError> {
+        self.with_placeholder(id, Placeholder::detach)
+    }
+
+    fn with_placeholder(
+        &mut self,
+        id: &str,
+        act: impl FnOnce(&mut Placeholder, &Interrupt) -> Result<(), AttachError>,
+    ) -> Result<(), AttachError> {
+        let found = self.handles.placeholders.iter_mut().find(|(_, placeholder)| placeholder.id() == id);
         let device = found.and_then(|(index, placeholder)| Some((self.virtio.get(*index)?, placeholder)));
         let (transport, placeholder) = device.ok_or_else(|| AttachError::Missing(id.to_owned()))?;
-        placeholder.attach(layout, files, lock(transport).interrupt())
+        act(placeholder, lock(transport).interrupt())
     }
 
     /// Bytes of the host's memory that the guest's takes now.

@@ -59,37 +59,49 @@ impl Storage {
 /// What the host had mounted; clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Mounts {
-    /// Where something is mounted, or about to be, in the order of mounting.
-    targets: Arc<Mutex<Vec<PathBuf>>>,
+    /// What is mounted, or about to be, in the order of mounting.
+    mounts: Arc<Mutex<Vec<Mounted>>>,
+}
+
+/// A mount.
+#[derive(Clone, Debug)]
+struct Mounted {
+    target: PathBuf,
+    /// The disk that it is of, or the partition.
+    device: Option<PathBuf>,
 }
 
 impl Mounts {
     /// Unmounts all, the last mounted first. What is busy is made read-only by whoever powers off.
     pub fn unmount_all(&self) {
-        let targets = std::mem::take(&mut *self.lock());
-        for target in targets.iter().rev() {
+        let mounts = std::mem::take(&mut *self.lock());
+        for Mounted { target, .. } in mounts.iter().rev() {
             if let Err(err) = umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
                 say(&format!("cannot unmount {}: {err}", target.display()));
             }
         }
     }
 
-    /// The place that a request names, if something is mounted there.
-    fn mounted(&self, target: &str) -> Result<PathBuf, Refusal> {
+    /// What is mounted at the place that a request names.
+    fn mounted(&self, target: &str) -> Result<Mounted, Refusal> {
         let path = place::parse(target)?;
-        match self.lock().contains(&path) {
-            true => Ok(path),
-            false => Err(Refusal::Absent(format!("file system mounted at {target}"))),
-        }
+        let found = self.lock().iter().find(|mounted| mounted.target == path).cloned();
+        found.ok_or_else(|| Refusal::Absent(format!("file system mounted at {target}")))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Mounted>> {
         // Each change is complete in itself; a panic elsewhere leaves nothing half done.
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, target: &Path) {
-        self.lock().retain(|known| known != target);
+        self.lock().retain(|known| known.target != target);
+    }
+
+    fn is_of(&self, target: &Path, device: PathBuf) {
+        if let Some(mounted) = self.lock().iter_mut().find(|mounted| mounted.target == target) {
+            mounted.device = Some(device);
+        }
     }
 }
 
@@ -101,25 +113,29 @@ impl storage_server::Storage for Storage {
         let options = Options::parse(&request.options)?;
         let source = request.source.ok_or_else(|| Refusal::invalid("source", "it is missing"))?;
         {
-            let mut targets = self.mounts.lock();
-            if targets.contains(&target) {
+            let mut mounts = self.mounts.lock();
+            if mounts.iter().any(|mounted| mounted.target == target) {
                 return Err(Refusal::Taken(format!("the mount point {}", request.target)).into());
             }
-            targets.push(target.clone());
+            mounts.push(Mounted { target: target.clone(), device: None });
         }
         let mounts = self.mounts.clone();
         to_its_end(async move {
-            let result = mount(source, target.clone(), options).await;
-            if result.is_err() {
-                mounts.forget(&target);
+            match mount(source, target.clone(), options).await {
+                Ok(Some(device)) => mounts.is_of(&target, device),
+                Ok(None) => {}
+                Err(status) => {
+                    mounts.forget(&target);
+                    return Err(status);
+                }
             }
-            result.map(|()| Response::new(MountResponse {}))
+            Ok(Response::new(MountResponse {}))
         })
         .await
     }
 
     async fn unmount(&self, request: Request<UnmountRequest>) -> Result<Response<UnmountResponse>, Status> {
-        let target = self.mounts.mounted(&request.into_inner().target)?;
+        let Mounted { target, device } = self.mounts.mounted(&request.into_inner().target)?;
         let mounts = self.mounts.clone();
         to_its_end(async move {
             let unmounted = target.clone();
@@ -132,13 +148,16 @@ impl storage_server::Storage for Storage {
             })
             .await?;
             mounts.forget(&target);
+            if let Some(device) = device {
+                disk::released(&device).await?;
+            }
             Ok(Response::new(UnmountResponse {}))
         })
         .await
     }
 
     async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
-        let target = self.mounts.mounted(&request.into_inner().target)?;
+        let Mounted { target, .. } = self.mounts.mounted(&request.into_inner().target)?;
         let sizes = blocking(move || {
             statvfs(&target).map_err(Refusal::kernel(|| format!("take the size of {}", target.display())))
         })
@@ -181,16 +200,19 @@ async fn to_its_end<T: Send + 'static>(
     }
 }
 
-/// Mounts one source.
-async fn mount(source: Source, target: PathBuf, options: Options) -> Result<(), Status> {
+/// Mounts one source; gives its device, if it has one.
+async fn mount(source: Source, target: PathBuf, options: Options) -> Result<Option<PathBuf>, Status> {
     match source {
         Source::Disk(disk) => {
-            let device = disk::find(&disk.id, disk.partition).await?;
-            blocking(move || filesystem::disk(&device, &disk.fs_type, &target, options)).await
+            let device = disk::find(&disk.id, disk.size_bytes, disk.partition).await?;
+            let found = device.clone();
+            blocking(move || filesystem::disk(&device, &disk.fs_type, &target, options)).await?;
+            return Ok(Some(found));
         }
         Source::Share(share) => blocking(move || filesystem::share(&share, &target, options)).await,
         Source::Tmpfs(tmpfs) => blocking(move || filesystem::tmpfs(tmpfs, &target, options)).await,
         Source::Overlay(overlay) => blocking(move || filesystem::overlay(&overlay, &target, options)).await,
         Source::Bind(bind) => blocking(move || filesystem::bind(&bind.source, &target, &options)).await,
-    }
+    }?;
+    Ok(None)
 }

@@ -77,7 +77,7 @@ impl Guest {
     async fn mount_root(&self) {
         // Makes the files with names, one of which every container here has.
         self.agent.sandbox().configure(ConfigureRequest::default()).await.unwrap();
-        let disk = Disk { id: "root".into(), partition: 0, fs_type: "ext4".into() };
+        let disk = Disk { id: "root".into(), partition: 0, fs_type: "ext4".into(), ..Disk::default() };
         self.mount("/run/rvm/layer", Source::Disk(disk), &["ro"]).await.unwrap();
         self.mount("/run/rvm/upper", Source::Tmpfs(Tmpfs::default()), &[]).await.unwrap();
         let overlay = Overlay { lower: vec!["/run/rvm/layer".into()], writable: "/run/rvm/upper".into() };

@@ -61,11 +61,13 @@ fn a_path_that_leads_elsewhere_is_refused() {
 #[test]
 fn what_is_not_there_is_said_by_name() {
     with_guest(async |guest| {
-        let disk = Source::Disk(Disk { id: "root".into(), partition: 9, fs_type: "ext4".into() });
+        let disk =
+            Source::Disk(Disk { id: "root".into(), partition: 9, fs_type: "ext4".into(), ..Disk::default() });
         let status = guest.mount("/run/rvm/x", disk, &["ro"]).await.unwrap_err();
         assert_eq!(status.code(), Code::NotFound);
         assert!(status.message().contains("partition 9 of /dev/vda"), "{}", status.message());
-        let disk = Source::Disk(Disk { id: "root".into(), partition: 0, fs_type: "nofs".into() });
+        let disk =
+            Source::Disk(Disk { id: "root".into(), partition: 0, fs_type: "nofs".into(), ..Disk::default() });
         let status = guest.mount("/run/rvm/x", disk, &["ro"]).await.unwrap_err();
         assert!(status.message().contains("file system nofs"), "{}", status.message());
         let status = guest.mount("/run/rvm/x", tmpfs(), &["no_such_option"]).await.unwrap_err();

@@ -47,10 +47,16 @@ fn boot_with_placeholder(options: &str, script: &str) -> (Supervisor, super::run
     let (mut supervisor, running) =
         Supervisor::boot(&["--console", "captured", "--disk", &disk, "--", "sh", "-c", script]);
     supervisor.wait_ready();
+    wait_for(&mut supervisor, "waiting");
+    (supervisor, running)
+}
+
+/// Waits until the console has this word.
+fn wait_for(supervisor: &mut Supervisor, word: &str) {
     loop {
         let Outcome::Console(words) = supervisor.ask(Command::ConsoleTail) else { panic!("the console") };
-        if words.contains("waiting") {
-            return (supervisor, running);
+        if words.contains(word) {
+            return;
         }
     }
 }
@@ -70,7 +76,7 @@ fn images_appear_on_a_placeholder_while_the_guest_runs() {
     );
     let (mut supervisor, running) = boot_with_placeholder(",ro", &script);
     let refused = supervisor.ask_with(Command::AttachDisk { id: "x".into(), layout: Layout::Parts }, files());
-    let why = "cannot attach to disk 'x': the VM has no placeholder of this id";
+    let why = "cannot find disk 'x': the VM has no placeholder of this id";
     assert_eq!(refused, Outcome::Refused(why.into()));
     assert_eq!(supervisor.ask_with(attach(Layout::Parts), files()), Outcome::Done);
     let ended = supervisor.ended();
@@ -78,6 +84,37 @@ fn images_appear_on_a_placeholder_while_the_guest_runs() {
     assert_eq!((ended.reason, ended.status), (Reason::Exited, 0), "{console}");
     assert!(console.contains("later") && console.contains("one two three 1"), "{console}");
     assert_eq!(running.end().error, "");
+}
+
+#[test]
+fn a_disk_goes_and_another_comes_in_its_place() {
+    let directory = TempDir::new().unwrap();
+    let image = |word: &str, sectors: u64| -> OwnedFd {
+        let path = directory.path().join(word);
+        fs::write(&path, format!("{word}\n")).unwrap();
+        let disk = File::options().read(true).write(true).open(path).unwrap();
+        disk.set_len(sectors * 512).unwrap();
+        disk.into()
+    };
+    let script = format!(
+        "{WAIT_FOR_DISK}; head -n 1 /dev/vda; echo seen; until [ $(cat /sys/block/vda/size) = 0 ]; do :; done; \
+         echo gone; {WAIT_FOR_DISK}; head -n 1 /dev/vda"
+    );
+    let (mut supervisor, _running) = boot_with_placeholder("", &script);
+    let detach = || Command::DetachDisk { id: "later".into() };
+    let vacant = "cannot detach from disk 'later': nothing is attached";
+    assert_eq!(supervisor.ask(detach()), Outcome::Refused(vacant.into()));
+    assert_eq!(supervisor.ask_with(attach(Layout::Whole), vec![image("first", 16)]), Outcome::Done);
+    wait_for(&mut supervisor, "seen");
+    assert_eq!(supervisor.ask(detach()), Outcome::Done);
+    // Nobody has it any more: others may write to it.
+    let first = File::options().write(true).open(directory.path().join("first")).unwrap();
+    let lock = nix::libc::flock { l_type: 1, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    nix::fcntl::fcntl(&first, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    wait_for(&mut supervisor, "gone");
+    assert_eq!(supervisor.ask_with(attach(Layout::Whole), vec![image("second", 8)]), Outcome::Done);
+    let console = supervisor.ended().console.unwrap();
+    assert!(console.contains("first") && console.contains("second"), "{console}");
 }
 
 #[test]

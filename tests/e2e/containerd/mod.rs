@@ -3,9 +3,11 @@
 
 mod ends;
 mod files;
+mod images;
 mod install;
 mod many;
 mod network;
+mod own;
 mod place;
 mod restart;
 mod run;

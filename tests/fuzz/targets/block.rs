@@ -94,7 +94,7 @@ fuzz_target!(|input: &[u8]| {
     let mut driver = attack(Box::new(device), input, request);
 
     assert_eq!(image().metadata().expect("the disk").len(), SECTORS * SECTOR, "the disk has its length");
-    if let Some(placeholder) = placeholder {
+    if let Some(placeholder) = &placeholder {
         let image = File::options().read(true).write(true).open(image_path()).expect("the image");
         let interrupt = driver.transport.interrupt();
         placeholder.attach(Layout::Whole, vec![image.into()], interrupt).expect("it can be attached");
@@ -103,4 +103,7 @@ fuzz_target!(|input: &[u8]| {
     let header = driver.place(&[0; 16]);
     let data = driver.allocate(513);
     assert_eq!(driver.request(0, &[Part::Readable(header, 16), Part::Writable(data, 513)]), 513);
+    if let Some(mut placeholder) = placeholder {
+        placeholder.detach(driver.transport.interrupt()).expect("it can be detached");
+    }
 });

@@ -150,8 +150,8 @@ pub enum Command {
         size: MemorySize,
     },
     /// Put something on a disk that is a placeholder: what the descriptors are that come with the packet
-    /// (SCM_RIGHTS). The guest sees the disk grow; it stays until the VM ends. Whether it can be written to is the
-    /// placeholder's, and so is the engine.
+    /// (SCM_RIGHTS). The guest sees the disk grow. Whether it can be written to is the placeholder's, and so is the
+    /// engine.
     ///
     /// They are locked as disks are, but a lock is the open file's: who keeps a descriptor of the same open file keeps
     /// the lock.
@@ -160,6 +160,12 @@ pub enum Command {
         id: String,
         /// What the descriptors are.
         layout: Layout,
+    },
+    /// Take away what was put on a disk that is a placeholder. The guest, which is to have unmounted it, sees the disk
+    /// shrink to nothing. Once this is done nothing of it is read or written any more, and its files are closed.
+    DetachDisk {
+        /// The placeholder's.
+        id: String,
     },
     /// Answer [`Outcome::Console`].
     ConsoleTail,
@@ -279,6 +285,10 @@ mod tests {
             (
                 r#"{"id": 7, "do": {"attach_disk": {"id": "layers", "layout": "parts"}}}"#,
                 Command::AttachDisk { id: "layers".into(), layout: Layout::Parts },
+            ),
+            (
+                r#"{"id": 7, "do": {"detach_disk": {"id": "layers"}}}"#,
+                Command::DetachDisk { id: "layers".into() },
             ),
         ] {
             let request = serde_json::from_str::<Request>(text).expect(text);

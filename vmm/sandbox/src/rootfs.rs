@@ -47,15 +47,23 @@ impl RootFs {
         let mut lower = Vec::new();
         for (partition, _) in (1..).zip(&self.layers) {
             let target = format!("{LAYERS}/{partition}");
-            let source = Disk { id: LAYERS_DISK.to_owned(), partition, fs_type: "erofs".to_owned() };
+            let source = Disk {
+                id: LAYERS_DISK.to_owned(),
+                partition,
+                fs_type: "erofs".to_owned(),
+                ..Disk::default()
+            };
             mount(agent, &target, Source::Disk(source), &["ro"]).await?;
             // The topmost first.
             lower.insert(0, target);
         }
         let writable = match self.writable {
-            Some(_) => {
-                Source::Disk(Disk { id: WRITABLE_DISK.to_owned(), partition: 0, fs_type: "ext4".to_owned() })
-            }
+            Some(_) => Source::Disk(Disk {
+                id: WRITABLE_DISK.to_owned(),
+                partition: 0,
+                fs_type: "ext4".to_owned(),
+                ..Disk::default()
+            }),
             None => Source::Tmpfs(Tmpfs { size_bytes: 0, mode: 0o755 }),
         };
         mount(agent, WRITABLE, writable, &[]).await?;

@@ -35,6 +35,11 @@ pub fn carry_out(
                 return Outcome::Refused(logging::chain(&error));
             }
         }
+        Command::DetachDisk { id } => {
+            if let Err(error) = vm.detach_disk(&id) {
+                return Outcome::Refused(logging::chain(&error));
+            }
+        }
         Command::ConsoleTail => {
             return match tail {
                 Some(tail) => Outcome::Console(tail.text()),

@@ -4,15 +4,16 @@
 //! end of the machine.
 
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rvm_config::control::{
     CONTROL_VERSION, Ended, Event, MAX_CONTROL_PACKET, Message, Outcome, Reason, Request,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, ChildStderr};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -70,15 +71,15 @@ async fn serve(
     inbox: &mut mpsc::Receiver<Order>,
     mut reached: impl FnMut(Phase),
 ) -> io::Result<Served> {
-    let (mut packets, mut sink) = socket.into_split();
+    let (mut packets, sink) = socket.into_split();
     let mut asked: VecDeque<(u64, oneshot::Sender<Outcome>)> = VecDeque::new();
     let mut next = 1;
     let mut buffer = vec![0; MAX_CONTROL_PACKET];
     loop {
         tokio::select! {
             order = inbox.recv() => match order {
-                Some(Order::Ask { command, answer }) => {
-                    sink.write_all(&serde_json::to_vec(&Request { id: next, command })?).await?;
+                Some(Order::Ask { command, descriptors, answer }) => {
+                    send(&sink, &serde_json::to_vec(&Request { id: next, command })?, descriptors).await?;
                     asked.push_back((next, answer));
                     next += 1;
                 }
@@ -104,6 +105,25 @@ async fn serve(
                     }
                 },
             },
+        }
+    }
+}
+
+/// Sends a packet, with the descriptors it is about, which are the VMM's then.
+async fn send(sink: &OwnedWriteHalf, packet: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let with = if numbers.is_empty() { &[][..] } else { &rights[..] };
+    let socket: &UnixStream = sink.as_ref();
+    loop {
+        socket.writable().await?;
+        let sent = socket.try_io(Interest::WRITABLE, || {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            Ok(sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(packet)], with, flags, None)?)
+        });
+        match sent {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            sent => return sent.map(drop),
         }
     }
 }

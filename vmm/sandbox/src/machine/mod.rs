@@ -12,11 +12,11 @@ mod spawn;
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rvm_config::VmConfig;
-use rvm_config::control::{Command, Ended, Outcome, Reason};
+use rvm_config::control::{Command, Ended, Layout, Outcome, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Why a machine does not run, or does not do what it is asked.
@@ -104,16 +104,19 @@ impl fmt::Display for End {
         if let Some(message) = &self.ended.message {
             write!(f, ": {message}")?;
         }
-        let console = self.ended.console.as_deref().unwrap_or_default();
-        let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
-        if !lines.is_empty() {
-            write!(f, "\nlast lines of the guest's console:")?;
-            for line in lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES)) {
-                write!(f, "\n  {}", line.escape_debug())?;
-            }
-        }
-        Ok(())
+        f.write_str(&last_lines(self.ended.console.as_deref().unwrap_or_default()))
     }
+}
+
+/// The last lines of a guest's console as an error shows them, behind its own line; nothing where there are none.
+fn last_lines(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let last = lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES));
+    let shown: String = last.map(|line| format!("\n  {}", line.escape_debug())).collect();
+    format!("\nlast lines of the guest's console:{shown}")
 }
 
 /// Lines of the console that an error shows.
@@ -128,8 +131,8 @@ enum Progress {
 
 /// What the task that holds the control socket is asked for.
 enum Order {
-    /// To ask the VMM for something.
-    Ask { command: Command, answer: oneshot::Sender<Outcome> },
+    /// To ask the VMM for something, which is about these descriptors.
+    Ask { command: Command, descriptors: Vec<OwnedFd>, answer: oneshot::Sender<Outcome> },
     /// To end it.
     Kill,
 }
@@ -189,11 +192,48 @@ impl Machine {
 
     /// Asks the VMM for something; `attempt` is for the message if it refuses.
     pub async fn ask(&self, attempt: &'static str, command: Command) -> Result<Outcome, MachineError> {
+        self.ask_about(attempt, command, Vec::new()).await
+    }
+
+    async fn ask_about(
+        &self,
+        attempt: &'static str,
+        command: Command,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Outcome, MachineError> {
         let (answer, outcome) = oneshot::channel();
-        self.orders.send(Order::Ask { command, answer }).await.map_err(|_| control::task_gone())?;
+        let order = Order::Ask { command, descriptors, answer };
+        self.orders.send(order).await.map_err(|_| control::task_gone())?;
         match outcome.await.map_err(|_| control::task_gone())? {
             Outcome::Refused(reason) => Err(MachineError::Refused { attempt, reason }),
             outcome => Ok(outcome),
+        }
+    }
+
+    /// Puts files onto a disk that is a placeholder ([`Command::AttachDisk`]).
+    pub async fn attach_disk(
+        &self,
+        id: &str,
+        layout: Layout,
+        files: Vec<OwnedFd>,
+    ) -> Result<(), MachineError> {
+        let command = Command::AttachDisk { id: id.to_owned(), layout };
+        self.ask_about("take the image", command, files).await.map(drop)
+    }
+
+    /// Takes what was put onto a placeholder away from the guest ([`Command::DetachDisk`]).
+    pub async fn detach_disk(&self, id: &str) -> Result<(), MachineError> {
+        let command = Command::DetachDisk { id: id.to_owned() };
+        self.ask("give the image back", command).await.map(drop)
+    }
+
+    /// The last lines of the guest's console, for an error that goes on in further lines with them. Where the machine
+    /// has ended, that is the error.
+    pub async fn last_lines(&self) -> Result<String, MachineError> {
+        match self.ask("show the guest's console", Command::ConsoleTail).await {
+            Ok(Outcome::Console(console)) => Ok(last_lines(&console)),
+            Ok(_) | Err(MachineError::Refused { .. }) => Ok(String::new()),
+            Err(_) => Err(MachineError::Ended(Box::new(self.ended().await))),
         }
     }
 

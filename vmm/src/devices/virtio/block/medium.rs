@@ -9,13 +9,13 @@
 //! A disk of several files is read-only, and a GPT ([`super::gpt`]) makes a partition of each. What is in none of
 //! the files is in one of the device's own, in memory: the GPT, and zeroes, which take no memory.
 //!
-//! A placeholder has no medium at first. It gets one, once, while the machine runs ([`Tray`]); from then on it keeps
-//! it, over resets too, because a driver's requests on it may come at any time.
+//! A placeholder has no medium at first. It gets one while the machine runs ([`Tray`]), and keeps it, over resets too,
+//! until it is taken away. A request sees one medium or none, from its check to its end.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -113,8 +113,15 @@ impl Medium {
         progress: &mut Progress,
     ) -> io::Result<()> {
         progress.start(transfer.offset, memory, segments).map_err(|OutsideMemory| Errno::EFAULT)?;
+        let done = self.move_all(transfer.direction, flags, progress);
+        // It holds the file.
+        progress.clear();
+        done
+    }
+
+    fn move_all(&self, direction: Direction, flags: c_int, progress: &mut Progress) -> io::Result<()> {
         while let Some(Piece { file, offset, data }) = progress.piece(self) {
-            let done = match transfer.direction {
+            let done = match direction {
                 Direction::Read => data.read_at(file, offset, flags),
                 Direction::Write => data.write_at(file, offset, flags),
             };
@@ -236,7 +243,8 @@ impl Progress {
 /// Where a disk's medium is, or will be. Clones are the same tray.
 #[derive(Clone, Default)]
 pub struct Tray {
-    medium: Arc<OnceLock<Arc<Medium>>>,
+    /// Held for as long as it takes to read or to change it: the thread of the disk waits for nobody.
+    medium: Arc<Mutex<Option<Arc<Medium>>>>,
 }
 
 impl Tray {
@@ -247,18 +255,33 @@ impl Tray {
         tray
     }
 
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Medium>>> {
+        // Each change is complete in itself.
+        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is in it.
-    pub fn medium(&self) -> Option<&Arc<Medium>> {
-        self.medium.get()
+    pub fn medium(&self) -> Option<Arc<Medium>> {
+        self.lock().clone()
     }
 
     /// Puts `medium` in; answers false if there is one already.
     pub fn insert(&self, medium: Medium) -> bool {
-        self.medium.set(Arc::new(medium)).is_ok()
+        let mut tray = self.lock();
+        if tray.is_some() {
+            return false;
+        }
+        *tray = Some(Arc::new(medium));
+        true
+    }
+
+    /// Takes the medium out. Requests on it may be under way, each of which holds it.
+    pub fn remove(&self) -> Option<Arc<Medium>> {
+        self.lock().take()
     }
 
     /// Bytes of the disk; none without a medium.
     pub fn capacity(&self) -> u64 {
-        self.medium().map_or(0, |medium| medium.capacity())
+        self.lock().as_ref().map_or(0, |medium| medium.capacity())
     }
 }

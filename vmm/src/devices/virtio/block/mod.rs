@@ -120,9 +120,9 @@ impl Block {
         Some(Placeholder::new(id.clone(), self.read_only, self.tray.clone(), self.config.clone()))
     }
 
-    /// What the driver may do now.
-    fn limits(&self) -> Limits {
-        Limits { capacity: self.tray.capacity(), read_only: self.read_only }
+    /// What the driver may do on `medium`, which is in the tray now.
+    fn limits(&self, medium: Option<&Medium>) -> Limits {
+        Limits { capacity: medium.map_or(0, Medium::capacity), read_only: self.read_only }
     }
 }
 

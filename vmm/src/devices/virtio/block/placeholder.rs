@@ -1,4 +1,5 @@
-//! A disk that is there from the start and gets its medium while the machine runs: seen from the main thread.
+//! A disk that is there from the start and gets its medium while the machine runs, and may lose it again: seen from
+//! the main thread.
 //!
 //! The medium comes first, then the capacity in the configuration space, then the interrupt that tells of it: a driver
 //! that knows of the disk's bytes finds them. What Linux (6.12) makes of it: the capacity changes, without a uevent as
@@ -6,14 +7,16 @@
 //! `/sys/block/vdX/size` is not 0, and for a disk of parts asks for the partitions (the ioctl BLKRRPART).
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollTimeout, poll};
 use rvm_config::MAX_DISK_PARTS;
 use rvm_config::control::Layout;
 
 use super::super::{ConfigSpace, Interrupt};
 use super::config;
-use super::medium::Tray;
+use super::medium::{Medium, Tray};
 use super::open::{self, BlockError};
 use super::request::SECTOR;
 
@@ -21,11 +24,19 @@ use super::request::SECTOR;
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// No such disk.
-    #[error("cannot attach to disk '{0}': the VM has no placeholder of this id")]
+    #[error("cannot find disk '{0}': the VM has no placeholder of this id")]
     Missing(String),
     /// There is something already.
-    #[error("cannot attach to disk '{0}': something is attached already, and stays until the VM ends")]
+    #[error("cannot attach to disk '{0}': something is attached already; detach it first")]
     Occupied(String),
+    /// There is nothing.
+    #[error("cannot detach from disk '{0}': nothing is attached")]
+    Vacant(String),
+    /// The host has not done what the guest asked for before.
+    #[error(
+        "cannot detach from disk '{0}' yet: it is gone for the guest, but a request on it is still under way; try again"
+    )]
+    Busy(String),
     /// More or fewer descriptors than the layout takes.
     #[error(
         "cannot attach {count} descriptors to disk '{id}': a whole disk is one, parts are 1 to {MAX_DISK_PARTS}"
@@ -46,18 +57,24 @@ pub enum AttachError {
     Block(#[from] BlockError),
 }
 
+/// How long requests under way may take when their disk's medium is taken away, and how often that is looked at.
+const DETACH_PATIENCE: Duration = Duration::from_secs(1);
+const DETACH_PAUSE_MS: u8 = 1;
+
 /// A placeholder, to be given its medium.
 pub struct Placeholder {
     id: String,
     read_only: bool,
     tray: Tray,
     config: Arc<ConfigSpace>,
+    /// What was taken away, while a request holds it.
+    leaving: Weak<Medium>,
 }
 
 impl Placeholder {
     /// The device of this `id` that takes its medium from `tray`, and tells of it in `config`.
     pub fn new(id: String, read_only: bool, tray: Tray, config: Arc<ConfigSpace>) -> Self {
-        Self { id, read_only, tray, config }
+        Self { id, read_only, tray, config, leaving: Weak::new() }
     }
 
     /// The disk's id.
@@ -90,6 +107,28 @@ impl Placeholder {
         }
         self.config.update(config::CAPACITY, &sectors.to_le_bytes());
         interrupt.config_changed();
+        Ok(())
+    }
+
+    /// Takes the disk's medium away: when this is done nothing more is read or written, and its files are closed, with
+    /// their locks. Who has it mounted in the guest gets errors. `interrupt` is the device's.
+    pub fn detach(&mut self, interrupt: &Interrupt) -> Result<(), AttachError> {
+        if let Some(medium) = self.tray.remove() {
+            self.leaving = Arc::downgrade(&medium);
+            self.config.update(config::CAPACITY, &0_u64.to_le_bytes());
+            interrupt.config_changed();
+        } else if self.leaving.strong_count() == 0 {
+            return Err(AttachError::Vacant(self.id.clone()));
+        }
+        let begin = Instant::now();
+        while self.leaving.strong_count() > 0 {
+            if begin.elapsed() >= DETACH_PATIENCE {
+                return Err(AttachError::Busy(self.id.clone()));
+            }
+            // A pause, with what this thread may call; a signal that cuts it short does no harm.
+            poll(&mut [], PollTimeout::from(DETACH_PAUSE_MS)).ok();
+        }
+        self.leaving = Weak::new();
         Ok(())
     }
 }

@@ -125,11 +125,12 @@ impl Session<'_> {
             if self.block.ring.as_ref().is_some_and(|ring| ring.holds(head)) {
                 return Err(DeviceError::HeadInFlight { index: 0, head });
             }
-            let limits = self.block.limits();
+            let medium = self.block.tray.medium();
+            let limits = self.block.limits(medium.as_deref());
             let request = request::parse(chain, self.memory, &limits, &mut self.block.segments)
                 .ok_or(DeviceError::Chain { index: 0, head })?;
             bytes = bytes.saturating_add(request.work.bytes());
-            if let Some(result) = self.begin(&request)? {
+            if let Some(result) = self.begin(&request, medium.as_ref())? {
                 self.answer(&request, result)?;
                 answered = true;
             }
@@ -137,17 +138,21 @@ impl Session<'_> {
         Ok(answered)
     }
 
-    /// Does what `request` asks for, its data in the block's segments, or begins it: `None` then.
+    /// Does what `request` asks for on `medium`, its data in the block's segments, or begins it: `None` then.
     ///
     /// One that is alone has nothing to overlap with. It is done at once if that does not mean to wait for
     /// storage: a write goes to the host's page cache, a read may find its data there. Through the ring either
     /// could cost a second wake-up and a kernel thread, on file systems that io_uring cannot ask not to wait
     /// (writes on ext4, everything on overlayfs).
-    fn begin(&mut self, request: &Request) -> Result<Option<Result<u64, Failure>>, DeviceError> {
-        let Block { tray, ring, engine, segments, progress, write_flags, .. } = &mut *self.block;
+    fn begin(
+        &mut self,
+        request: &Request,
+        medium: Option<&Arc<Medium>>,
+    ) -> Result<Option<Result<u64, Failure>>, DeviceError> {
+        let Block { ring, engine, segments, progress, write_flags, .. } = &mut *self.block;
         let long = |medium: &&Arc<Medium>| request.work.takes_time() && in_ring(*engine, medium);
-        let (Some(ring), Some(medium)) = (ring, tray.medium().filter(long)) else {
-            return Ok(Some(self.carry_out(request)));
+        let (Some(ring), Some(medium)) = (ring, medium.filter(long)) else {
+            return Ok(Some(self.carry_out(request, medium)));
         };
         let available = self.queue.ring.avail_idx(self.memory, Ordering::Relaxed).map_err(broken)?;
         let alone = ring.is_idle() && available.0 == self.queue.ring.next_avail();
@@ -166,10 +171,11 @@ impl Session<'_> {
         Ok(begun.err().map(|OutsideMemory| Err(Failure::Refused(Status::IoError))))
     }
 
-    /// Does what `request` asks for, its data in the block's segments; gives the bytes put into guest memory.
-    fn carry_out(&mut self, request: &Request) -> Result<u64, Failure> {
-        let Block { tray, id, segments, progress, write_flags, .. } = &mut *self.block;
-        match (&request.work, tray.medium()) {
+    /// Does what `request` asks for on `medium`, its data in the block's segments; gives the bytes put into guest
+    /// memory.
+    fn carry_out(&mut self, request: &Request, medium: Option<&Arc<Medium>>) -> Result<u64, Failure> {
+        let Block { id, segments, progress, write_flags, .. } = &mut *self.block;
+        match (&request.work, medium) {
             (Work::GetId, _) => {
                 let copied = copy_to(self.memory, segments, id);
                 return copied.ok_or(Failure::Refused(Status::IoError));

@@ -217,6 +217,52 @@ fn what_is_attached_appears_and_stays() {
 }
 
 #[test]
+fn what_is_detached_is_gone_and_makes_room() {
+    on_every_engine(|engine| {
+        let (mut machine, mut placeholder) = placeholder(engine, false);
+        let interrupt = machine.driver.transport.interrupt().clone();
+        assert!(matches!(placeholder.detach(&interrupt), Err(AttachError::Vacant(_))));
+        for byte in [1, 2] {
+            let image = filled(byte, usize::from(byte) * 4096);
+            machine.attach(&placeholder, Layout::Whole, vec![open(&image, true)]).unwrap();
+            assert_eq!(capacity(&mut machine), u64::from(byte) * 8);
+            assert_eq!(machine.read(0, 4096), (OK, vec![byte; 4096]));
+            assert_eq!(machine.write(0, &[0xaa; 512]), OK);
+
+            placeholder.detach(&interrupt).unwrap();
+            assert_eq!(capacity(&mut machine), 0);
+            assert_eq!((machine.read(0, 512).0, machine.write(1, &[1; 512])), (IO_ERROR, IO_ERROR));
+            assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+            assert_eq!(image.read(0, 513), [&[0xaa; 512][..], &[byte]].concat());
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let mut open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+            assert!(open.all(|path| path != image.0), "its file is still open");
+        }
+    });
+}
+
+#[test]
+fn requests_under_way_end_before_their_disk_is_detached() {
+    on_every_engine(|engine| {
+        let (mut machine, mut placeholder) = placeholder(engine, false);
+        let interrupt = machine.driver.transport.interrupt().clone();
+        let image = filled(7, 1 << 20);
+        machine.attach(&placeholder, Layout::Whole, vec![open(&image, true)]).unwrap();
+        assert_eq!(machine.read(0, 512).0, OK);
+        let detaching = std::thread::spawn(move || placeholder.detach(&interrupt).unwrap());
+        // A read has all of its bytes, or is refused.
+        loop {
+            let (status, bytes) = machine.read(0, 1 << 20);
+            if status != OK {
+                break;
+            }
+            assert_eq!(bytes, vec![7; 1 << 20]);
+        }
+        detaching.join().unwrap();
+    });
+}
+
+#[test]
 fn parts_are_attached_to_a_read_only_placeholder() {
     on_every_engine(|engine| {
         let images = [filled(1, 512), filled(2, 512)];
