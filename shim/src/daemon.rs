@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::r#async::{Server, Service};
 use tokio::net::UnixListener;
@@ -17,12 +18,13 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::log::Log;
 use crate::place::{Place, gone};
+use crate::sandbox_service::SandboxService;
 use crate::service::TaskService;
-use crate::shim::Shim;
-use crate::start::EVENTS_ADDRESS;
+use crate::shim::{Own, Shim};
+use crate::start::{CONFIG_PATH, EVENTS_ADDRESS};
 use crate::tell::Teller;
 
-/// The names that containerd calls the service by, up to 1.7 and after.
+/// The names that containerd calls the task service by, up to 1.7 and after.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
 /// Serves the pod `flags.id` until it is over. Standard input is the socket.
@@ -40,7 +42,12 @@ async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
     let address = std::env::var(EVENTS_ADDRESS).unwrap_or_default();
     let teller = Teller(Events::open(address, flags.namespace.clone(), log.clone()));
     let place = Place::of(&flags.namespace, &flags.id);
-    let own = (flags.namespace.clone(), socket.clone().unwrap_or_default());
+    let own = Own {
+        namespace: flags.namespace.clone(),
+        id: flags.id.clone(),
+        socket: socket.clone().unwrap_or_default(),
+        config: std::env::var_os(CONFIG_PATH).map(PathBuf::from),
+    };
     let shim = Arc::new(Shim::new(place, own, teller, log.clone()));
 
     let mut server = Server::new().add_listener(listener.into()).register_service(services(&shim));
@@ -58,13 +65,14 @@ fn serving(error: containerd_shim_protos::ttrpc::Error) -> ShimError {
     ShimError::Host { attempt: "serve containerd", source: io::Error::other(error) }
 }
 
-/// The one service under both of its names.
+/// The task service, which is one under both of its names, and that of sandboxes.
 fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
     let named = |name: &str| {
         let service = create_task(Arc::new(TaskService(shim.clone()))).into_values().next();
         service.map(|service| (name.to_owned(), service))
     };
-    NAMES.into_iter().filter_map(named).collect()
+    let sandboxes = create_sandbox(Arc::new(SandboxService(shim.clone())));
+    NAMES.into_iter().filter_map(named).chain(sandboxes).collect()
 }
 
 /// The socket on standard input.

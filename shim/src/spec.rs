@@ -4,8 +4,10 @@
 //! Left out is what is the host's: annotations, its hooks, paths of namespaces, names of security modules' labels. The network
 //! namespace is the guest's own, and so are kernel parameters of it. Bind mounts become paths of what is shared.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -16,6 +18,13 @@ use crate::hooks::Hooks;
 
 /// Whose annotation it is to say which pod a container belongs to.
 const POD: &str = "io.kubernetes.cri.sandbox-id";
+
+/// The file in a container's bundle by which containerd says in which sandbox it is.
+const SANDBOX_FILE: &str = "sandbox";
+
+/// Where the guest has its own files of names, and which there are: those of /etc.
+const NAMES: &str = "/run/rvm/etc";
+const NAME_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
 /// Where the pod's shared directory is mounted in the guest.
 pub const SHARE: &str = "/run/rvm/share";
@@ -63,6 +72,14 @@ impl ContainerSpec {
         Self::parse(&text)
     }
 
+    /// Reads it from a bundle, if it is there: a sandbox need not have one.
+    pub fn read_any(bundle: &Path) -> Result<Option<Self>, ShimError> {
+        match Self::read(bundle) {
+            Err(ShimError::Path { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
     fn parse(text: &[u8]) -> Result<Self, ShimError> {
         serde_json::from_slice(text)
             .map(Self)
@@ -71,7 +88,12 @@ impl ContainerSpec {
 
     /// The pod that the container is in, where it is not one of its own.
     pub fn pod(&self) -> Option<&str> {
-        self.0["annotations"][POD].as_str().filter(|pod| !pod.is_empty())
+        self.annotation(POD).filter(|pod| !pod.is_empty())
+    }
+
+    /// What it has at a place, which is a JSON pointer (RFC 6901).
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        self.0.pointer(pointer)
     }
 
     /// The root file system, where nobody else says where it is.
@@ -174,6 +196,40 @@ impl ContainerSpec {
         let sysctls = take_sysctls(&mut spec);
         let binds = take_binds(&mut spec, &directory);
         Ok(GuestSpec { spec, sysctls, binds })
+    }
+}
+
+impl From<Value> for ContainerSpec {
+    fn from(spec: Value) -> Self {
+        Self(spec)
+    }
+}
+
+impl GuestSpec {
+    /// Gives the container the guest's own files of names, but for those that it has from elsewhere.
+    pub fn give_names(&mut self) {
+        let Some(spec) = self.spec.as_object_mut() else { return };
+        let mounts = spec.entry("mounts").or_insert_with(|| json!([]));
+        let Some(mounts) = mounts.as_array_mut() else { return };
+        for name in NAME_FILES {
+            let destination = format!("/etc/{name}");
+            if mounts.iter().all(|mount| mount["destination"] != destination) {
+                let source = format!("{NAMES}/{name}");
+                let options = ["rbind", "rprivate"];
+                mounts.push(
+                    json!({ "type": "bind", "source": source, "destination": destination, "options": options }),
+                );
+            }
+        }
+    }
+}
+
+/// The pod of a bundle's container, which is `own` where nothing says otherwise: the sandbox that containerd put it into, or
+/// what its specification says.
+pub fn pod_of<'a>(bundle: &Path, spec: Option<&'a ContainerSpec>, own: &'a str) -> Cow<'a, str> {
+    match fs::read_to_string(bundle.join(SANDBOX_FILE)) {
+        Ok(sandbox) if !sandbox.is_empty() => sandbox.into(),
+        _ => spec.and_then(ContainerSpec::pod).unwrap_or(own).into(),
     }
 }
 

@@ -15,16 +15,20 @@ use std::process::{Command, Stdio};
 use sha2::{Digest, Sha256};
 
 use crate::bootstrap::Bootstrap;
+use crate::config;
 use crate::error::ShimError;
 use crate::flags::Flags;
 use crate::place::{Place, gone};
-use crate::spec::{ContainerSpec, NetworkNamespace};
+use crate::spec::{ContainerSpec, NetworkNamespace, pod_of};
 
 /// Where the sockets of shims are, unless containerd says otherwise.
 const SOCKETS: &str = "/run/containerd/s";
 
 /// Where a daemon publishes events.
 pub const EVENTS_ADDRESS: &str = "TTRPC_ADDRESS";
+
+/// Which configuration a daemon's sandbox has, where that is not the host's.
+pub const CONFIG_PATH: &str = "RVM_SHIM_CONFIG";
 
 /// The file in the bundle by which a containerd that is started again finds the shim.
 const ADDRESS_FILE: &str = "address";
@@ -40,14 +44,14 @@ pub fn start(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, ShimError> {
         .read_to_end(&mut input)
         .map_err(ShimError::host("read what containerd says"))?;
     let bootstrap = Bootstrap::parse(&input, flags);
-    let spec = ContainerSpec::read(bundle)?;
-    let pod = spec.pod().unwrap_or(&flags.id);
-    let path = match other_pod(flags, &spec) {
+    let spec = ContainerSpec::read_any(bundle)?;
+    let pod = pod_of(bundle, spec.as_ref(), &flags.id);
+    let path = match spec.as_ref().and_then(|spec| other_pod(flags, spec)) {
         Some(path) => path,
         None => {
-            let path = socket_path(bootstrap.socket_directory(), flags, pod);
+            let path = socket_path(bootstrap.socket_directory(), flags, &pod);
             if let Some(listener) = listen(&path)? {
-                spawn(flags, bundle, pod, &bootstrap, listener)?;
+                spawn(flags, bundle, &pod, &bootstrap, listener)?;
             }
             path
         }
@@ -125,6 +129,10 @@ fn spawn(
     }
     if let Some(address) = bootstrap.events_address() {
         command.env(EVENTS_ADDRESS, address);
+    }
+    // A container brings its options along when it is created, a sandbox does not.
+    if let Some(path) = bootstrap.runtime_options().map_or(Ok(None), config::path_in)? {
+        command.env(CONFIG_PATH, path);
     }
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     command.current_dir(bundle);
