@@ -1,6 +1,7 @@
 //! `io.containerd.rvm.v2` as containerd drives it: the real daemon, `ctr`, and rvm's shim between them.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod direct;
 mod ends;
 mod files;
 mod install;
@@ -8,4 +9,5 @@ mod network;
 mod place;
 mod restart;
 mod run;
+mod sandbox;
 mod tasks;

@@ -118,6 +118,12 @@ impl Place {
         for entry in fs::read_dir(&bundles).into_iter().flatten() {
             traces.insert(entry.unwrap().path().display().to_string());
         }
+        // Where pods are, by the namespace that is written down there.
+        for entry in fs::read_dir("/run/rvm-shim").into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let whose = fs::read_to_string(path.join("shim")).unwrap_or_default();
+            traces.extend((whose.lines().next() == Some(self.name)).then(|| path.display().to_string()));
+        }
         // Where `ctr` wants the control groups.
         for entry in fs::read_dir(format!("/sys/fs/cgroup/{}", self.name)).into_iter().flatten() {
             let path = entry.unwrap().path();
