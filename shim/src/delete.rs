@@ -10,14 +10,14 @@ use crate::error::ShimError;
 use crate::flags::Flags;
 use crate::place::{Place, unmount};
 use crate::process::KILLED;
-use crate::spec::{ContainerSpec, pod_of};
+use crate::spec::ContainerSpec;
 use crate::start;
 
 /// Cleans up; gives the answer for standard output.
 pub fn delete(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, ShimError> {
     // A bundle without a specification belongs to a sandbox, or to a container that was never made.
     let spec = ContainerSpec::read(bundle).ok();
-    let place = Place::of(&flags.namespace, &pod_of(bundle, spec.as_ref(), &flags.id));
+    let place = Place::of(&flags.namespace, &start::pod_of(bundle, spec.as_ref(), &flags.id));
     if place.exists()
         && let Some(_lock) = place.lock()?
     {

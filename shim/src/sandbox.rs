@@ -151,12 +151,12 @@ impl Sandbox {
         }
     }
 
-    /// Refuses `attempt`.
-    pub fn refuse(&self, attempt: &'static str) -> ShimError {
+    fn refuse(&self, attempt: &'static str) -> ShimError {
         ShimError::State { attempt, id: self.id.clone(), state: self.state().name() }
     }
 
-    fn running(&self, attempt: &'static str) -> Result<Running, ShimError> {
+    /// What runs of it. Refuses `attempt` otherwise.
+    pub fn running(&self, attempt: &'static str) -> Result<Running, ShimError> {
         match self.state() {
             State::Running(running) => Ok(running),
             _ => Err(self.refuse(attempt)),

@@ -126,13 +126,13 @@ impl Shim {
         if self.containers().contains_key(&order.id) {
             return Err(ShimError::Exists { what: "container", id: order.id });
         }
+        if let Some(sandbox) = self.own_sandbox() {
+            sandbox.running("create a container in the sandbox")?;
+        }
         let spec = ContainerSpec::read(&order.bundle)?;
         let made = match &mut *pod {
             Some((pod, _)) => self.add(pod, &spec, &order).await,
-            none => match self.own_sandbox() {
-                Some(sandbox) => Err(sandbox.refuse("create a container in")),
-                None => self.boot_with(none, &spec, &order).await,
-            },
+            none => self.boot_with(none, &spec, &order).await,
         };
         let container = Arc::new(made?);
         self.containers().insert(order.id.clone(), container.clone());

@@ -4,7 +4,6 @@
 //! Left out is what is the host's: annotations, its hooks, paths of namespaces, names of security modules' labels. The network
 //! namespace is the guest's own, and so are kernel parameters of it. Bind mounts become paths of what is shared.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -18,9 +17,6 @@ use crate::hooks::Hooks;
 
 /// Whose annotation it is to say which pod a container belongs to.
 const POD: &str = "io.kubernetes.cri.sandbox-id";
-
-/// The file in a container's bundle by which containerd says in which sandbox it is.
-const SANDBOX_FILE: &str = "sandbox";
 
 /// Where the guest has its own files of names, and which there are: those of /etc.
 const NAMES: &str = "/run/rvm/etc";
@@ -224,15 +220,6 @@ impl GuestSpec {
     }
 }
 
-/// The pod of a bundle's container, which is `own` where nothing says otherwise: the sandbox that containerd put it into, or
-/// what its specification says.
-pub fn pod_of<'a>(bundle: &Path, spec: Option<&'a ContainerSpec>, own: &'a str) -> Cow<'a, str> {
-    match fs::read_to_string(bundle.join(SANDBOX_FILE)) {
-        Ok(sandbox) if !sandbox.is_empty() => sandbox.into(),
-        _ => spec.and_then(ContainerSpec::pod).unwrap_or(own).into(),
-    }
-}
-
 fn remove(spec: &mut Value, path: &[&str]) {
     let Some((last, parents)) = path.split_last() else { return };
     let parent = parents.iter().try_fold(spec, |at, name| at.get_mut(name));
@@ -390,6 +377,19 @@ mod tests {
         assert_eq!(guest.binds, [bind("/srv/a", true, true), bind("/srv/b", false, false)]);
         let sources: Vec<_> = guest.spec["mounts"].as_array().unwrap().iter().map(|m| &m["source"]).collect();
         assert_eq!(sources, ["proc", "/run/rvm/share/1/mounts/0", "/run/rvm/share/1/mounts/1"]);
+    }
+
+    #[test]
+    fn files_of_names_are_the_guests_where_nobody_gave_others() {
+        let hosts = json!({ "type": "bind", "source": "/srv/hosts", "destination": "/etc/hosts", "options": ["rbind"] });
+        for (mounts, count) in [(json!([hosts]), 3), (json!(null), 0), (json!([]), 3)] {
+            let mut guest = spec(json!({ "mounts": mounts })).for_guest(1, None).unwrap();
+            guest.give_names();
+            let mounts = guest.spec["mounts"].as_array().cloned().unwrap_or_default();
+            assert_eq!(mounts.len(), count, "{mounts:?}");
+            let from_host = mounts.iter().filter(|mount| mount["source"] == "/run/rvm/share/1/mounts/0");
+            assert!(from_host.into_iter().all(|mount| mount["destination"] == "/etc/hosts"), "{mounts:?}");
+        }
     }
 
     #[test]

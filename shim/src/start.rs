@@ -4,6 +4,7 @@
 //! it has the answer. Its name is the hash that containerd's own shims use, of containerd's address, the namespace and
 //! the pod: whoever asks for the same pod comes to the same socket.
 
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
@@ -19,7 +20,7 @@ use crate::config;
 use crate::error::ShimError;
 use crate::flags::Flags;
 use crate::place::{Place, gone};
-use crate::spec::{ContainerSpec, NetworkNamespace, pod_of};
+use crate::spec::{ContainerSpec, NetworkNamespace};
 
 /// Where the sockets of shims are, unless containerd says otherwise.
 const SOCKETS: &str = "/run/containerd/s";
@@ -32,6 +33,9 @@ pub const CONFIG_PATH: &str = "RVM_SHIM_CONFIG";
 
 /// The file in the bundle by which a containerd that is started again finds the shim.
 const ADDRESS_FILE: &str = "address";
+
+/// The file in a container's bundle by which containerd says in which sandbox it is.
+const SANDBOX_FILE: &str = "sandbox";
 
 /// Most bytes of what containerd says on standard input: options, and the annotations of a pod.
 const MAX_INPUT: u64 = 4 << 20;
@@ -68,6 +72,15 @@ fn other_pod(flags: &Flags, spec: &ContainerSpec) -> Option<PathBuf> {
     match (spec.pod(), spec.network()) {
         (None, Ok(NetworkNamespace::At(network))) => Place::shim_in_network(&flags.namespace, &network),
         _ => None,
+    }
+}
+
+/// The pod of a bundle's container, which is `own` where nothing says otherwise: the sandbox that containerd put it into, or
+/// what its specification says.
+pub fn pod_of<'a>(bundle: &Path, spec: Option<&'a ContainerSpec>, own: &'a str) -> Cow<'a, str> {
+    match fs::read_to_string(bundle.join(SANDBOX_FILE)) {
+        Ok(sandbox) if !sandbox.is_empty() => sandbox.into(),
+        _ => spec.and_then(ContainerSpec::pod).unwrap_or(own).into(),
     }
 }
 
@@ -131,9 +144,10 @@ fn spawn(
         command.env(EVENTS_ADDRESS, address);
     }
     // A container brings its options along when it is created, a sandbox does not.
-    if let Some(path) = bootstrap.runtime_options().map_or(Ok(None), config::path_in)? {
-        command.env(CONFIG_PATH, path);
-    }
+    match bootstrap.runtime_options().map_or(Ok(None), config::path_in)? {
+        Some(path) => command.env(CONFIG_PATH, path),
+        None => command.env_remove(CONFIG_PATH),
+    };
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     command.current_dir(bundle);
     #[allow(
@@ -171,6 +185,16 @@ mod tests {
         let name = "d25aa4ef11a84e954e74a5bcff06557d0b6ea8d0c00243896f29826694bbd888";
         assert_eq!(socket_path(None, &flags, "c1"), Path::new(SOCKETS).join(name));
         assert_eq!(socket_path(Some("/run/s"), &flags, "c1"), Path::new("/run/s").join(name));
+    }
+
+    #[test]
+    fn a_container_is_in_the_pod_that_containerd_put_it_into_or_that_it_names_or_its_own() {
+        let bundle = tempfile::tempdir().unwrap();
+        let named = serde_json::json!({ "annotations": { "io.kubernetes.cri.sandbox-id": "named" } }).into();
+        assert_eq!(pod_of(bundle.path(), None, "c1"), "c1");
+        assert_eq!(pod_of(bundle.path(), Some(&named), "c1"), "named");
+        fs::write(bundle.path().join(SANDBOX_FILE), "put").unwrap();
+        assert_eq!(pod_of(bundle.path(), Some(&named), "c1"), "put");
     }
 
     #[test]

@@ -198,6 +198,8 @@ fn a_killed_machine_is_the_end_of_its_sandbox() {
     let status = shim.status().unwrap();
     assert_eq!((status.state.as_str(), status.exited_at.is_some()), ("SANDBOX_NOTREADY", true));
     assert_eq!(shim.ping(), Err(Code::FAILED_PRECONDITION));
+    let container = Container::new("c1", "true", None);
+    assert_eq!(shim.create_container(&container), Err(Code::FAILED_PRECONDITION));
     assert_eq!((shim.stop(), shim.wait().unwrap().exit_status), (Ok(()), 137));
     assert_eq!(shim.shut_down(), Ok(()));
     place.leaves_nothing();
