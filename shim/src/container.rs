@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::mounts::Files;
 use crate::network::Network;
 use crate::process::{Exit, KILLED, Process, State};
+use crate::streaming::Streams;
 use crate::tell::Teller;
 
 /// How long the guest may take to forget a container, and to tell that it is over.
@@ -40,6 +41,7 @@ pub struct Container {
     pub(crate) machine: Machine,
     pub(crate) agent: Agent,
     pub(crate) network: Arc<Network>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) resolv_conf: Option<PathBuf>,
     pub(crate) hooks: Hooks,
 }
@@ -81,7 +83,7 @@ impl Container {
 
     /// Starts the process of an exec.
     pub async fn start_exec(&self, process: &Process) -> Result<(), ShimError> {
-        let opened = process.paths.open()?;
+        let opened = process.paths.open(&self.streams)?;
         let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
         let request = ExecRequest {
             container: process.container.clone(),

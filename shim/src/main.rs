@@ -35,6 +35,7 @@ mod spec;
 mod start;
 mod stats;
 mod stdio;
+mod streaming;
 mod tell;
 
 use std::io::{self, Write};

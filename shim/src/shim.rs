@@ -30,6 +30,7 @@ use crate::process::{Exit, Process, State};
 use crate::sandbox::{self, Sandbox};
 use crate::spec::ContainerSpec;
 use crate::stdio::Paths;
+use crate::streaming::Streams;
 use crate::tell::Teller;
 
 /// The shim of one pod.
@@ -45,6 +46,8 @@ pub struct Shim {
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// How many containers were made: each has a number of its own in the place.
     made: AtomicU32,
+    /// Streams of processes at the shim's own socket.
+    pub streams: Arc<Streams>,
     /// The shim is to end.
     pub(crate) over: Notify,
 }
@@ -80,6 +83,7 @@ impl Shim {
     pub fn new(place: Place, own: Own, teller: Teller, log: Log) -> Self {
         Self {
             place,
+            streams: Arc::new(Streams::new(own.socket.clone())),
             own,
             teller,
             log,
@@ -238,6 +242,7 @@ impl Shim {
             machine: pod.machine.clone(),
             agent: pod.agent.clone(),
             network: pod.network.clone(),
+            streams: self.streams.clone(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
             hooks,
         })
@@ -254,7 +259,7 @@ impl Shim {
             let request = ConfigureRequest { sysctls, ..ConfigureRequest::default() };
             pod.agent.sandbox().configure(request).await.map_err(AgentError::refused("set sysctls"))?;
         }
-        let opened = init.paths.open()?;
+        let opened = init.paths.open(&self.streams)?;
         let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
         let request = CreateRequest {
             id: init.container.clone(),
@@ -381,9 +386,13 @@ impl Shim {
         }
     }
 
-    /// Waits until the shim is to end, and everything is told.
+    /// Waits until the shim is to end.
     pub async fn over(&self) {
         self.over.notified().await;
+    }
+
+    /// Waits until containerd has heard of everything.
+    pub async fn everything_told(&self) {
         self.teller.all().told().await;
     }
 }

@@ -34,8 +34,9 @@ fn tool(name: &str, words: &[&str]) {
 }
 
 impl Kubelet {
-    /// One whose pods' sandboxes are made by `sandboxer`, and have addresses in `network` (of three numbers).
-    fn new(sandboxer: &str, network: &str) -> Option<Self> {
+    /// One whose pods' sandboxes are made by `sandboxer`, whose containers' streams are of the kind `io` ("": FIFOs), and
+    /// whose pods have addresses in `network` (of three numbers).
+    fn new(sandboxer: &str, io: &str, network: &str) -> Option<Self> {
         match daemon::registry() {
             Err(error @ Error::NotHere { .. }) => {
                 rvm_tests::cannot_run(&error.to_string());
@@ -54,6 +55,7 @@ impl Kubelet {
             [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.rvm]
               runtime_type = '{RUNTIME}'
               sandboxer = '{sandboxer}'
+              io_type = '{io}'
             [plugins.'io.containerd.grpc.v1.cri']
               disable_tcp_service = true
             "#
@@ -199,8 +201,8 @@ impl Kubelet {
 }
 
 /// A pod's life as a kubelet has it.
-fn a_pod_lives(sandboxer: &str, network: &str) {
-    let Some(kubelet) = Kubelet::new(sandboxer, network) else { return };
+fn a_pod_lives(sandboxer: &str, io: &str, network: &str) {
+    let Some(kubelet) = Kubelet::new(sandboxer, io, network) else { return };
     let pod = kubelet.run();
     let status = kubelet.status(&pod);
     let ip = status.network.unwrap().ip;
@@ -227,6 +229,12 @@ fn a_pod_lives(sandboxer: &str, network: &str) {
     assert_eq!(kubelet.end_of(&third), 0);
     assert!(kubelet.log("third").contains("hello"), "{}", kubelet.log("third"));
     assert_eq!(kubelet.exec(&second, "hostname; free -m | awk '/Mem/ { print ($2 <= 192) }'"), "box\n1\n");
+    // More than fits in a pipe arrives whole.
+    let many =
+        kubelet.start(&pod, "many", "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i + 1)); done", own);
+    assert_eq!(kubelet.end_of(&many), 0);
+    let lines = kubelet.log("many").lines().count();
+    assert_eq!((lines, kubelet.log("many").ends_with(" F 19999\n")), (20000, true));
     // With the pod's processes, others' are seen.
     let fourth = kubelet.start(&pod, "fourth", "ps", Namespaces { pid: 0 });
     assert_eq!(kubelet.end_of(&fourth), 0);
@@ -249,17 +257,22 @@ fn a_pod_lives(sandboxer: &str, network: &str) {
 
 #[test]
 fn a_pod_with_a_sandbox_of_the_shims_lives_as_a_kubelet_has_it() {
-    a_pod_lives("shim", "10.182.0");
+    a_pod_lives("shim", "", "10.182.0");
 }
 
 #[test]
 fn a_pod_with_a_pause_container_lives_as_a_kubelet_has_it() {
-    a_pod_lives("podsandbox", "10.183.0");
+    a_pod_lives("podsandbox", "", "10.183.0");
+}
+
+#[test]
+fn a_pod_with_streams_by_connections_lives_as_a_kubelet_has_it() {
+    a_pod_lives("shim", "streaming", "10.185.0");
 }
 
 #[test]
 fn a_sandbox_goes_on_while_containerd_is_started_again_and_is_told_when_it_is_gone() {
-    let Some(mut kubelet) = Kubelet::new("shim", "10.184.0") else { return };
+    let Some(mut kubelet) = Kubelet::new("shim", "", "10.184.0") else { return };
     let pod = kubelet.run();
     let container = kubelet.start(&pod, "first", "exec sleep 1000", Namespaces { pid: 1 });
     kubelet.containerd.end(Signal::SIGKILL);
