@@ -174,6 +174,7 @@ pub async fn attend(container: Arc<Container>, process: Arc<Process>, teller: Te
         }
     };
     let exit = Exit { status, at: SystemTime::now() };
+    process.heard().await;
     let _telling = process.telling.lock().await;
     // Published before anybody who waits can go on and end the shim.
     let published = teller.exited(&process, container.pid, exit);

@@ -43,11 +43,7 @@ pub struct Paths {
 enum Output {
     Fifo(pipe::Sender),
     File(File),
-    Stream {
-        to: UnixStream,
-        /// Clients find it by this.
-        _claim: Claim,
-    },
+    Stream(UnixStream, Claim),
 }
 
 enum Input {
@@ -78,6 +74,8 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Carried {
     outputs: JoinSet<()>,
+    /// Outputs of which a client loses what it has not been sent when it hears of the process's end.
+    pub are_lost_with_the_end: bool,
     /// Ends with this.
     _input: JoinSet<()>,
     kept: Option<Kept>,
@@ -132,7 +130,7 @@ fn open_input(address: &str, streams: &Arc<Streams>) -> Result<Input, ShimError>
 
 fn open_output(address: &str, streams: &Arc<Streams>) -> Result<Output, ShimError> {
     if Streams::is_one(address) {
-        return streams.open(address, Direction::Out).map(|(to, _claim)| Output::Stream { to, _claim });
+        return streams.open(address, Direction::Out).map(|(to, claim)| Output::Stream(to, claim));
     }
     let path = path(address)?;
     let failed = || ShimError::path("open the output", path);
@@ -148,6 +146,7 @@ impl Opened {
     /// Carries between these and the guest's ends until both are at their end.
     pub fn carry(self, guest: Stdio) -> Carried {
         let mut outputs = JoinSet::new();
+        let are_streams = [&self.stdout, &self.stderr].map(|to| matches!(to, Some(Output::Stream(..))));
         for (from, to) in [(guest.stdout, self.stdout), (guest.stderr, self.stderr)] {
             if let (Some(from), Some(to)) = (from, to) {
                 outputs.spawn(carry_output(from, to));
@@ -167,7 +166,7 @@ impl Opened {
                 }
             });
         }
-        Carried { outputs, _input: input, kept }
+        Carried { outputs, are_lost_with_the_end: are_streams.contains(&true), _input: input, kept }
     }
 }
 
@@ -195,12 +194,16 @@ async fn carry_output(mut from: UnixStream, mut to: Output) {
         let written = match &mut to {
             Output::Fifo(fifo) => fifo.write_all(bytes).await,
             Output::File(file) => file.write_all(bytes),
-            Output::Stream { to, .. } => to.write_all(bytes).await,
+            Output::Stream(stream, _) => stream.write_all(bytes).await,
         };
         if written.is_err() {
             // Closed, so that the process hears of it, as it would of a pipe that nobody reads.
             return;
         }
+    }
+    if let Output::Stream(stream, claim) = to {
+        drop(stream);
+        claim.over().await;
     }
 }
 

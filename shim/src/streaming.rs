@@ -16,13 +16,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::r#async::{
     ServerStream, Service, StreamHandler, StreamInner, TtrpcContext,
 };
+use containerd_shim_protos::ttrpc::security_extension::ConnectionData;
 use containerd_shim_protos::ttrpc::{self, Code, get_status, proto};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,6 +71,12 @@ struct Window {
 
 type Client = ServerStream<Any, Any>;
 
+/// What a connection's calls have in common: there as long as the connection is. Nothing else tells of its end.
+type Connection = Weak<ConnectionData>;
+
+/// How often is looked whether a client has hung up.
+const HUNG_UP_PAUSE: Duration = Duration::from_millis(5);
+
 /// Which way a stream goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -93,6 +101,8 @@ struct Stream {
     end: tokio::sync::Mutex<Option<End>>,
     /// Whether the process's end is there.
     is_open: watch::Sender<bool>,
+    /// The client that was sent all that the process said.
+    last: watch::Sender<Option<Connection>>,
     /// How many clients have come.
     clients: watch::Sender<u64>,
 }
@@ -124,6 +134,17 @@ impl Drop for Claim {
 }
 
 impl Claim {
+    /// Of an output whose process's end is closed: waits until a client has been sent everything, and has hung up, which
+    /// it does when it has read that.
+    pub async fn over(&self) {
+        let mut last = self.stream.last.subscribe();
+        // The sender is the stream's.
+        let connection = last.wait_for(Option::is_some).await.ok().and_then(|last| last.clone());
+        while connection.as_ref().is_some_and(|connection| connection.strong_count() > 0) {
+            tokio::time::sleep(HUNG_UP_PAUSE).await;
+        }
+    }
+
     /// No client is expected any more. One that is there ends the stream itself.
     pub fn close(&self) {
         if let Ok(mut end) = self.stream.end.try_lock() {
@@ -179,6 +200,7 @@ impl Streams {
             Arc::new(Stream {
                 end: tokio::sync::Mutex::default(),
                 is_open: watch::Sender::new(false),
+                last: watch::Sender::new(None),
                 clients: watch::Sender::new(0),
             })
         };
@@ -195,10 +217,15 @@ impl Streams {
     }
 
     /// Serves a client to the end of the stream, or its own.
-    async fn serve(&self, mut client: Client) -> ttrpc::Result<()> {
+    async fn serve(&self, mut client: Client, connection: Connection) -> ttrpc::Result<()> {
         let invalid =
             |reason: &str| ttrpc::Error::RpcStatus(get_status(Code::INVALID_ARGUMENT, reason.to_owned()));
-        let Some(first) = client.recv().await? else { return Ok(()) };
+        let Some(mut first) = client.recv().await? else { return Ok(()) };
+        if first == Any::default() {
+            // What becomes of a request that is not marked to have no data, as Go's are not.
+            let Some(next) = client.recv().await? else { return Ok(()) };
+            first = next;
+        }
         let init = Init::decode(first.value.as_slice()).ok().filter(|_| first.type_url.ends_with(INIT));
         let name = init.map(|init| init.id).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| invalid("a stream begins with its name"))?;
@@ -211,7 +238,7 @@ impl Streams {
         client.send(&any(EMPTY, Vec::new())).await?;
         let mut clients = stream.clients.subscribe();
         tokio::select! {
-            () = carry(&stream, client) => {}
+            () = carry(&stream, client, connection) => {}
             // Whoever has come since has the stream.
             _ = clients.wait_for(|newest| *newest != number) => return Ok(()),
         }
@@ -221,7 +248,7 @@ impl Streams {
 }
 
 /// Carries between a client and a process, as soon as there is one.
-async fn carry(stream: &Stream, mut client: Client) {
+async fn carry(stream: &Stream, mut client: Client, connection: Connection) {
     let mut open = stream.is_open.subscribe();
     loop {
         tokio::select! {
@@ -242,6 +269,7 @@ async fn carry(stream: &Stream, mut client: Client) {
     };
     if is_over {
         *slot = None;
+        stream.last.send_replace(Some(connection));
     }
 }
 
@@ -296,8 +324,14 @@ struct Handler(Arc<Streams>);
 
 #[async_trait]
 impl StreamHandler for Handler {
-    async fn handler(&self, _: TtrpcContext, inner: StreamInner) -> ttrpc::Result<Option<proto::Response>> {
-        match self.0.serve(Client::new(inner)).await {
+    async fn handler(
+        &self,
+        context: TtrpcContext,
+        inner: StreamInner,
+    ) -> ttrpc::Result<Option<proto::Response>> {
+        let connection = Arc::downgrade(&context.connection_data);
+        drop(context);
+        match self.0.serve(Client::new(inner), connection).await {
             Ok(()) => Ok(None),
             Err(ttrpc::Error::RpcStatus(status)) => {
                 let mut refused = proto::Response::new();

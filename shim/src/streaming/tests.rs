@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use containerd_shim_protos::ttrpc::r#async::{Client as Connection, ClientStream, Server};
 use tokio::net::UnixListener;
 
@@ -35,6 +33,8 @@ impl Fixture {
             proto::Request { service: SERVICE.to_owned(), method: METHOD.to_owned(), ..Default::default() };
         let inner = Connection::new(socket.into()).new_stream(request, true, true).await.unwrap();
         let mut client = ClientStream::<Any, Any>::new(inner);
+        // As a client written in Go seems to.
+        client.send(&Any::default()).await.unwrap();
         client.send(&any(INIT, Init { id: name.to_owned() }.encode_to_vec())).await.unwrap();
         assert_eq!(client.recv().await.unwrap().type_url, EMPTY);
         client
@@ -56,9 +56,14 @@ async fn an_output_reaches_a_client_that_came_before_it_and_ends_with_it() {
     process.write_all(b"hello").await.unwrap();
     assert_eq!(received(&mut client).await, b"hello");
     process.write_all(b"bye").await.unwrap();
-    drop((process, claim));
+    drop(process);
     assert_eq!(received(&mut client).await, b"bye");
     assert!(matches!(client.recv().await, Err(ttrpc::Error::Eof)));
+    let soon = Duration::from_millis(100);
+    assert!(tokio::time::timeout(soon, claim.over()).await.is_err());
+    drop(client);
+    tokio::time::timeout(Duration::from_secs(10), claim.over()).await.unwrap();
+    drop(claim);
     assert!(locked(&fixture.streams.known).is_empty());
 }
 
@@ -124,6 +129,21 @@ async fn what_no_process_has_is_forgotten_with_its_client() {
     client.close_send().await.unwrap();
     assert!(matches!(client.recv().await, Err(ttrpc::Error::Eof)));
     assert!(locked(&fixture.streams.known).is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_without_a_name_is_refused() {
+    let fixture = Fixture::new().await;
+    let socket = UnixStream::connect(fixture.directory.path().join("socket")).await.unwrap();
+    let request =
+        proto::Request { service: SERVICE.to_owned(), method: METHOD.to_owned(), ..Default::default() };
+    let inner = Connection::new(socket.into()).new_stream(request, true, true).await.unwrap();
+    let mut client = ClientStream::<Any, Any>::new(inner);
+    client.send(&any(DATA, b"\x0a\x01s".to_vec())).await.unwrap();
+    match client.recv().await {
+        Err(ttrpc::Error::RpcStatus(status)) => assert_eq!(status.code(), Code::INVALID_ARGUMENT),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
