@@ -203,7 +203,7 @@ async fn carry_output(mut from: UnixStream, mut to: Output) {
     }
     if let Output::Stream(stream, claim) = to {
         drop(stream);
-        claim.over().await;
+        claim.heard().await;
     }
 }
 

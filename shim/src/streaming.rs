@@ -22,7 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::r#async::{
-    ServerStream, Service, StreamHandler, StreamInner, TtrpcContext,
+    SSReceiver, ServerStream, Service, StreamHandler, StreamInner, TtrpcContext,
 };
 use containerd_shim_protos::ttrpc::security_extension::ConnectionData;
 use containerd_shim_protos::ttrpc::{self, Code, get_status, proto};
@@ -30,6 +30,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::container::locked;
 use crate::error::ShimError;
@@ -74,8 +75,8 @@ type Client = ServerStream<Any, Any>;
 /// What a connection's calls have in common: there as long as the connection is. Nothing else tells of its end.
 type Connection = Weak<ConnectionData>;
 
-/// How often is looked whether a client has hung up.
-const HUNG_UP_PAUSE: Duration = Duration::from_millis(5);
+/// How often is looked whether a connection is still there.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Which way a stream goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +102,8 @@ struct Stream {
     end: tokio::sync::Mutex<Option<End>>,
     /// Whether the process's end is there.
     is_open: watch::Sender<bool>,
-    /// The client that was sent all that the process said.
-    last: watch::Sender<Option<Connection>>,
+    /// Whether a client has read all that the process said.
+    is_heard: watch::Sender<bool>,
     /// How many clients have come.
     clients: watch::Sender<u64>,
 }
@@ -134,15 +135,10 @@ impl Drop for Claim {
 }
 
 impl Claim {
-    /// Of an output whose process's end is closed: waits until a client has been sent everything, and has hung up, which
-    /// it does when it has read that.
-    pub async fn over(&self) {
-        let mut last = self.stream.last.subscribe();
+    /// Of an output whose process's end is closed: waits until a client has read everything.
+    pub async fn heard(&self) {
         // The sender is the stream's.
-        let connection = last.wait_for(Option::is_some).await.ok().and_then(|last| last.clone());
-        while connection.as_ref().is_some_and(|connection| connection.strong_count() > 0) {
-            tokio::time::sleep(HUNG_UP_PAUSE).await;
-        }
+        self.stream.is_heard.subscribe().wait_for(|heard| *heard).await.ok();
     }
 
     /// No client is expected any more. One that is there ends the stream itself.
@@ -200,7 +196,7 @@ impl Streams {
             Arc::new(Stream {
                 end: tokio::sync::Mutex::default(),
                 is_open: watch::Sender::new(false),
-                last: watch::Sender::new(None),
+                is_heard: watch::Sender::new(false),
                 clients: watch::Sender::new(0),
             })
         };
@@ -248,7 +244,7 @@ impl Streams {
 }
 
 /// Carries between a client and a process, as soon as there is one.
-async fn carry(stream: &Stream, mut client: Client, connection: Connection) {
+async fn carry(stream: &Arc<Stream>, mut client: Client, connection: Connection) {
     let mut open = stream.is_open.subscribe();
     loop {
         tokio::select! {
@@ -269,8 +265,19 @@ async fn carry(stream: &Stream, mut client: Client, connection: Connection) {
     };
     if is_over {
         *slot = None;
-        stream.last.send_replace(Some(connection));
+        let (_, answers) = client.split();
+        tokio::spawn(attend(stream.clone(), answers, connection));
     }
+}
+
+/// Waits until a client that was sent everything has read it: it closes its side then, or the connection.
+async fn attend(stream: Arc<Stream>, mut answers: SSReceiver<Any>, connection: Connection) {
+    while connection.strong_count() > 0 {
+        if let Ok(Ok(None) | Err(_)) = timeout(LOOK_PAUSE, answers.recv()).await {
+            break;
+        }
+    }
+    stream.is_heard.send_replace(true);
 }
 
 /// To the client. True: the process has said everything.

@@ -59,12 +59,26 @@ async fn an_output_reaches_a_client_that_came_before_it_and_ends_with_it() {
     drop(process);
     assert_eq!(received(&mut client).await, b"bye");
     assert!(matches!(client.recv().await, Err(ttrpc::Error::Eof)));
-    let soon = Duration::from_millis(100);
-    assert!(tokio::time::timeout(soon, claim.over()).await.is_err());
-    drop(client);
-    tokio::time::timeout(Duration::from_secs(10), claim.over()).await.unwrap();
     drop(claim);
     assert!(locked(&fixture.streams.known).is_empty());
+}
+
+#[tokio::test]
+async fn a_client_has_heard_everything_when_it_closes_its_side_or_hangs_up() {
+    let fixture = Fixture::new().await;
+    for closes in [true, false] {
+        let mut client = fixture.client("s").await;
+        let (process, claim) = fixture.streams.open(&fixture.address("s"), Direction::Out).unwrap();
+        drop(process);
+        assert!(matches!(client.recv().await, Err(ttrpc::Error::Eof)));
+        let mut client = Some(client);
+        assert!(timeout(LOOK_PAUSE * 3, claim.heard()).await.is_err());
+        match closes {
+            true => client.as_ref().unwrap().close_send().await.unwrap(),
+            false => drop(client.take()),
+        }
+        timeout(Duration::from_secs(10), claim.heard()).await.unwrap();
+    }
 }
 
 #[tokio::test]
