@@ -9,6 +9,7 @@
 //! namespace. So it is parameters only where these two are what the flags say.
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{self, Message};
 use serde::Serialize;
 
@@ -21,11 +22,14 @@ const NEW_VERSION: i32 = 3;
 /// How the pod's service is spoken to.
 const PROTOCOL: &str = "ttrpc";
 
+/// The type of runtime options, which may be one of several things that a newer containerd says.
+const OPTIONS: &str = "runtimeoptions.v1.Options";
+
 /// Which form containerd spoke, with what it said.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Bootstrap {
-    /// Up to 2.2.
-    Old,
+    /// Up to 2.2, with the runtime options, if there are any.
+    Old(Option<Any>),
     /// From 2.3.
     New(Box<BootstrapParams>),
 }
@@ -44,14 +48,25 @@ impl Bootstrap {
             Ok(params) if params.instance_id == flags.id && params.namespace == flags.namespace => {
                 Self::New(Box::new(params))
             }
-            _ => Self::Old,
+            _ => Self::Old(Any::parse_from_bytes(input).ok().filter(|options| !options.type_url.is_empty())),
+        }
+    }
+
+    /// The runtime options, if there are any.
+    pub fn runtime_options(&self) -> Option<&Any> {
+        match self {
+            Self::Old(options) => options.as_ref(),
+            Self::New(params) => {
+                let mut said = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
+                said.find(|value| value.type_url.ends_with(OPTIONS))
+            }
         }
     }
 
     /// Where sockets are to be, if containerd said so.
     pub fn socket_directory(&self) -> Option<&str> {
         match self {
-            Self::Old => None,
+            Self::Old(_) => None,
             Self::New(params) => params.socket_dir.as_deref().filter(|directory| !directory.is_empty()),
         }
     }
@@ -59,7 +74,7 @@ impl Bootstrap {
     /// Where events go, if containerd said so here.
     pub fn events_address(&self) -> Option<&str> {
         match self {
-            Self::Old => None,
+            Self::Old(_) => None,
             Self::New(params) => {
                 Some(params.containerd_ttrpc_address.as_str()).filter(|address| !address.is_empty())
             }
@@ -69,7 +84,7 @@ impl Bootstrap {
     /// The answer that the pod's service is at `address`.
     pub fn answer(&self, address: &str) -> protobuf::Result<Vec<u8>> {
         match self {
-            Self::Old => {
+            Self::Old(_) => {
                 let answer = OldAnswer { version: OLD_VERSION, address, protocol: PROTOCOL };
                 Ok(serde_json::to_vec(&answer).map_err(std::io::Error::from)?)
             }
@@ -101,9 +116,10 @@ mod tests {
     #[test]
     fn an_old_containerd_has_its_answer_as_json_of_version_2() {
         let options = [field(1, b"containerd.runc.v1.Options"), field(2, b"\x38\x01")].concat();
-        for input in [Vec::new(), options] {
+        for (input, kind) in [(Vec::new(), None), (options, Some("containerd.runc.v1.Options"))] {
             let bootstrap = Bootstrap::parse(&input, &flags());
-            assert_eq!(bootstrap, Bootstrap::Old);
+            assert!(matches!(bootstrap, Bootstrap::Old(_)));
+            assert_eq!(bootstrap.runtime_options().map(|options| options.type_url.as_str()), kind);
             let answer = bootstrap.answer("unix:///run/containerd/s/ab").unwrap();
             let expected = br#"{"version":2,"address":"unix:///run/containerd/s/ab","protocol":"ttrpc"}"#;
             assert_eq!(answer, expected);
@@ -118,12 +134,15 @@ mod tests {
             field(4, b"2.3.0"),
             field(5, b"/run/containerd/containerd.sock.ttrpc"),
             field(6, b"/run/containerd/containerd.sock"),
+            field(8, &field(1, &field(1, b"containerd.io/other"))),
+            field(8, &field(1, &[field(1, b"runtimeoptions.v1.Options"), field(2, b"ab")].concat())),
             field(9, b"/run/s"),
         ]
         .concat();
         let bootstrap = Bootstrap::parse(&input, &flags());
         assert_eq!(bootstrap.socket_directory(), Some("/run/s"));
         assert_eq!(bootstrap.events_address(), Some("/run/containerd/containerd.sock.ttrpc"));
+        assert_eq!(bootstrap.runtime_options().unwrap().value, b"ab");
         let answer = bootstrap.answer("unix:///run/s/ab").unwrap();
         let expected = [&[1 << 3, 3][..], &field(2, b"unix:///run/s/ab"), &field(3, b"ttrpc")].concat();
         assert_eq!(answer, expected);
@@ -132,9 +151,9 @@ mod tests {
     #[test]
     fn parameters_of_another_container_are_an_any_that_happens_to_decode() {
         let input = [field(1, b"c2"), field(2, b"ns")].concat();
-        assert_eq!(Bootstrap::parse(&input, &flags()), Bootstrap::Old);
+        assert!(matches!(Bootstrap::parse(&input, &flags()), Bootstrap::Old(_)));
         let input = [field(1, b"c1"), field(2, b"other")].concat();
-        assert_eq!(Bootstrap::parse(&input, &flags()), Bootstrap::Old);
-        assert_eq!(Bootstrap::parse(b"\xff\xff", &flags()), Bootstrap::Old);
+        assert!(matches!(Bootstrap::parse(&input, &flags()), Bootstrap::Old(_)));
+        assert_eq!(Bootstrap::parse(b"\xff\xff", &flags()), Bootstrap::Old(None));
     }
 }

@@ -21,6 +21,7 @@ use crate::log::Log;
 use crate::mounts::Files;
 use crate::network::Network;
 use crate::process::{Exit, KILLED, Process, State};
+use crate::streaming::Streams;
 use crate::tell::Teller;
 
 /// How long the guest may take to forget a container, and to tell that it is over.
@@ -43,6 +44,7 @@ pub struct Container {
     pub(crate) machine: Machine,
     pub(crate) agent: Agent,
     pub(crate) network: Arc<Network>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) resolv_conf: Option<PathBuf>,
     pub(crate) hooks: Hooks,
 }
@@ -93,7 +95,7 @@ impl Container {
 
     /// Starts the process of an exec.
     pub async fn start_exec(&self, process: &Process) -> Result<(), ShimError> {
-        let opened = process.paths.open()?;
+        let opened = process.paths.open(&self.streams)?;
         let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
         let request = ExecRequest {
             container: process.container.clone(),
@@ -184,6 +186,7 @@ pub async fn attend(container: Arc<Container>, process: Arc<Process>, teller: Te
         }
     };
     let exit = Exit { status, at: SystemTime::now() };
+    process.heard().await;
     let _telling = process.telling.lock().await;
     // Published before anybody who waits can go on and end the shim.
     let published = teller.exited(&process, container.pid, exit);

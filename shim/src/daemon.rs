@@ -5,9 +5,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::r#async::{Server, Service};
 use tokio::net::UnixListener;
@@ -17,13 +19,19 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::log::Log;
 use crate::place::{Place, gone};
+use crate::sandbox_service::SandboxService;
 use crate::service::TaskService;
-use crate::shim::Shim;
-use crate::start::EVENTS_ADDRESS;
+use crate::shim::{Own, Shim};
+use crate::start::{CONFIG_PATH, EVENTS_ADDRESS};
+use crate::streaming;
 use crate::tell::Teller;
 
-/// The names that containerd calls the service by, up to 1.7 and after.
+/// The names that containerd calls the task service by, up to 1.7 and after.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// How long the answer to the call that ends the shim has to be written: what ends the server does not wait for it, and
+/// containerd takes a sandbox that was shut down without an answer for one that was not.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
 
 /// Serves the pod `flags.id` until it is over. Standard input is the socket.
 pub fn serve(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
@@ -40,31 +48,38 @@ async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
     let address = std::env::var(EVENTS_ADDRESS).unwrap_or_default();
     let teller = Teller(Events::open(address, flags.namespace.clone(), log.clone()));
     let place = Place::of(&flags.namespace, &flags.id);
-    let own = (flags.namespace.clone(), socket.clone().unwrap_or_default());
+    let own = Own {
+        namespace: flags.namespace.clone(),
+        id: flags.id.clone(),
+        socket: socket.clone().unwrap_or_default(),
+        config: std::env::var_os(CONFIG_PATH).map(PathBuf::from),
+    };
     let shim = Arc::new(Shim::new(place, own, teller, log.clone()));
 
     let mut server = Server::new().add_listener(listener.into()).register_service(services(&shim));
     server.start().await.map_err(serving)?;
     shim.over().await;
-    // The answer to the call that ended this is on its way; then containerd hangs up.
-    let stopped = server.shutdown().await.map_err(serving);
-    if let Some(socket) = socket {
-        gone(fs::remove_file(&socket)).map_err(ShimError::path("remove", socket))?;
-    }
-    stopped
+    // Whoever starts a pod of this name from now on starts a shim for it.
+    let removed = socket
+        .map_or(Ok(()), |socket| gone(fs::remove_file(&socket)).map_err(ShimError::path("remove", socket)));
+    shim.everything_told().await;
+    tokio::time::sleep(LAST_ANSWER).await;
+    server.shutdown().await.map_err(serving)?;
+    removed
 }
 
 fn serving(error: containerd_shim_protos::ttrpc::Error) -> ShimError {
     ShimError::Host { attempt: "serve containerd", source: io::Error::other(error) }
 }
 
-/// The one service under both of its names.
+/// The task service, which is one under both of its names, that of sandboxes, and that of streams.
 fn services(shim: &Arc<Shim>) -> HashMap<String, Service> {
     let named = |name: &str| {
         let service = create_task(Arc::new(TaskService(shim.clone()))).into_values().next();
         service.map(|service| (name.to_owned(), service))
     };
-    NAMES.into_iter().filter_map(named).collect()
+    let sandboxes = create_sandbox(Arc::new(SandboxService(shim.clone())));
+    NAMES.into_iter().filter_map(named).chain(sandboxes).chain([streaming::service(&shim.streams)]).collect()
 }
 
 /// The socket on standard input.

@@ -1,4 +1,4 @@
-//! `delete`: removes what a container left whose shim is gone. Where the shim is well, only the container's own mounts.
+//! `delete`: removes what a container or a sandbox left whose shim is gone. Where the shim is well, only the container's own mounts.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -15,10 +15,9 @@ use crate::start;
 
 /// Cleans up; gives the answer for standard output.
 pub fn delete(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, ShimError> {
-    // A bundle without a specification belongs to a container that was never made.
+    // A bundle without a specification belongs to a sandbox, or to a container that was never made.
     let spec = ContainerSpec::read(bundle).ok();
-    let pod = spec.as_ref().and_then(ContainerSpec::pod).unwrap_or(&flags.id);
-    let place = Place::of(&flags.namespace, pod);
+    let place = Place::of(&flags.namespace, &start::pod_of(bundle, spec.as_ref(), &flags.id));
     if place.exists()
         && let Some(_lock) = place.lock()?
     {

@@ -27,13 +27,17 @@ mod names;
 mod network;
 mod place;
 mod pod;
+mod pod_config;
 mod process;
+mod sandbox;
+mod sandbox_service;
 mod service;
 mod shim;
 mod spec;
 mod start;
 mod stats;
 mod stdio;
+mod streaming;
 mod tell;
 
 use std::io::{self, Write};

@@ -39,8 +39,8 @@ const SPARE_CARDS: usize = 3;
 /// How long a guest may take to boot. Generous: a busy host, an emulated one.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the guest may take to write everything at the end.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the guest may take to write everything at the end, where nobody says how long.
+pub const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A virtual machine that runs, and whom to speak to in it.
 #[derive(Clone)]
@@ -53,8 +53,11 @@ pub struct Pod {
     pub network: Arc<Network>,
     /// Its disks for root file systems.
     pub disks: Arc<Disks>,
-    /// The first process of the first container, by its number in the guest.
+    /// Whose namespaces containers share that are to share some, by its number in the guest: the first process of the
+    /// first container, or of a sandbox.
     pub first: Option<u32>,
+    /// Containers are given the guest's files of names, where they have no others.
+    pub gives_names: bool,
 }
 
 /// A virtual machine that boots.
@@ -67,7 +70,7 @@ pub struct Booting {
 }
 
 impl Booting {
-    /// Starts the machine of the pod whose first container is `spec`, with these disks.
+    /// Starts the machine of the pod whose first container, or sandbox, is `spec`, with these disks.
     pub fn start(
         place: &Place,
         spec: &ContainerSpec,
@@ -94,36 +97,37 @@ impl Booting {
         Ok(Self { machine, wiring, disks: Arc::new(disks), place: place.clone() })
     }
 
-    /// Waits until the guest works, and sets it up.
-    pub async fn ready(self, hostname: Option<&str>, log: &Log) -> Result<Pod, ShimError> {
+    /// Waits until the guest works, and sets it up, as `setup` says and as every guest.
+    pub async fn ready(self, setup: ConfigureRequest, log: &Log) -> Result<Pod, ShimError> {
         let ready = tokio::time::timeout(BOOT_PATIENCE, self.machine.ready()).await;
         ready.map_err(|_| AgentError::Silent { attempt: "boot", patience: BOOT_PATIENCE })??;
         let (agent, _) = Agent::connect(&self.place.vsock()).await?;
-        let request =
-            ConfigureRequest { hostname: hostname.map(str::to_owned), ..agent::first_configuration()? };
+        let ConfigureRequest { time_ns, entropy, .. } = agent::first_configuration()?;
+        let request = ConfigureRequest { time_ns, entropy, ..setup };
         agent.sandbox().configure(request).await.map_err(AgentError::refused("be set up"))?;
         let share = Share { tag: TAG.to_owned(), subpath: String::new() };
         rootfs::mount(&agent, SHARE, Source::Share(share), &[]).await?;
         let network = self.wiring.connect(self.place, agent.clone(), self.machine.clone(), log.clone());
-        Ok(Pod { machine: self.machine, agent, network, disks: self.disks, first: None })
+        let Self { machine, disks, .. } = self;
+        Ok(Pod { machine, agent, network, disks, first: None, gives_names: false })
     }
 }
 
 impl Pod {
-    /// Has the guest write everything, and ends the machine. Gives the guest's reason if it did not.
-    pub async fn stop(&self) -> Option<String> {
+    /// Has the guest write everything, and ends the machine. Gives the guest's reason if it did not, or not in time.
+    pub async fn stop(&self, patience: Duration) -> Option<String> {
         let mut guest = self.agent.sandbox();
-        let written = tokio::time::timeout(SHUTDOWN_PATIENCE, guest.shutdown(ShutdownRequest {})).await;
+        let written = tokio::time::timeout(patience, guest.shutdown(ShutdownRequest {})).await;
         self.machine.stop().await;
         match written {
             Ok(Ok(_)) => None,
             Ok(Err(status)) => Some(status.message().to_owned()),
-            Err(_) => Some(format!("it took longer than {} s", SHUTDOWN_PATIENCE.as_secs())),
+            Err(_) => Some(format!("it took longer than {} s", patience.as_secs())),
         }
     }
 }
 
-/// The machine of the pod whose first container is `spec`.
+/// The machine of the pod whose first container, or sandbox, is `spec`.
 fn machine(place: &Place, spec: &ContainerSpec, config: &Config) -> Result<VmConfig, ShimError> {
     let chosen = config.for_pod(|name| spec.annotation(name))?;
     let (kernel, image) = match (&config.kernel, &config.image) {

@@ -18,6 +18,9 @@ use crate::stdio::{Carried, Paths};
 /// How long output may take to be read after the end of the process that wrote it, when the process is deleted.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a client of connections may take to read everything, before it hears of the end all the same.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a process that nobody can tell the end of has ended with: SIGKILL.
 pub const KILLED: u32 = 128 + 9;
 
@@ -132,6 +135,17 @@ impl Process {
     /// Its streams are carried from now on.
     pub fn set_carried(&self, carried: Carried) {
         *locked(&self.carried) = Some(carried);
+    }
+
+    /// Of a process that has ended: waits, for a while, until its client has read what it would lose by hearing of the end:
+    /// containerd's CRI throws away what it has not read of a connection then.
+    pub async fn heard(&self) {
+        let carried = locked(&self.carried).take_if(|carried| carried.are_lost_with_the_end);
+        if let Some(mut carried) = carried {
+            // One that does not read does without.
+            tokio::time::timeout(READ_PATIENCE, carried.drained()).await.ok();
+            *locked(&self.carried) = Some(carried);
+        }
     }
 
     /// No client writes to its standard input any more.

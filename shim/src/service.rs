@@ -166,10 +166,9 @@ impl Task for TaskService {
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Result<ConnectResponse> {
-        let container = self.0.container(&request.id).await?;
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: container.pid,
+            task_pid: self.0.pid_of(&request.id).await?,
             version: TASK_API_VERSION.to_string(),
             ..ConnectResponse::default()
         })

@@ -1,8 +1,8 @@
 //! The life of a pod and its containers: what each call of the task service does, in terms of the machine, the agent,
 //! the mounts and the streams.
 //!
-//! The first container boots the machine; the last one that is deleted ends it. Both happen under one lock, as does
-//! everything that makes or removes a container.
+//! The first container boots the machine; the last one that is deleted ends it. Where containerd has a sandbox made, that
+//! does both ([`crate::sandbox`]). All of it happens under one lock, as does everything that makes or removes a container.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,26 +27,43 @@ use crate::images::Images;
 use crate::log::Log;
 use crate::mounts::{Files, Root};
 use crate::place::{Held, Place};
-use crate::pod::{Booting, Pod};
+use crate::pod::{Booting, Pod, SHUTDOWN_PATIENCE};
 use crate::process::{Exit, Process, State};
+use crate::sandbox::{self, Sandbox};
 use crate::spec::ContainerSpec;
 use crate::stdio::Paths;
+use crate::streaming::Streams;
 use crate::tell::Teller;
 
 /// The shim of one pod.
 pub struct Shim {
     place: Place,
-    /// containerd's namespace, and where this listens.
-    own: (String, PathBuf),
+    pub(crate) own: Own,
     teller: Teller,
-    log: Log,
-    /// The machine, while there are containers; with the right to the place.
-    pod: tokio::sync::Mutex<Option<(Pod, Held)>>,
+    pub(crate) log: Log,
+    /// The machine, while there are containers, or a sandbox that runs; with the right to the place.
+    pub(crate) pod: tokio::sync::Mutex<Option<(Pod, Held)>>,
+    /// Where containerd had the pod made before any container. It stays until the shim ends.
+    pub(crate) sandbox: Mutex<Option<Arc<Sandbox>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// How many containers were made: each has a number of its own in the place.
     made: AtomicU32,
+    /// Streams of processes at the shim's own socket.
+    pub streams: Arc<Streams>,
     /// The shim is to end.
-    over: Notify,
+    pub(crate) over: Notify,
+}
+
+/// Which shim it is.
+pub struct Own {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub id: String,
+    /// Where the shim listens.
+    pub socket: PathBuf,
+    /// The configuration of a sandbox, where it is not the host's.
+    pub config: Option<PathBuf>,
 }
 
 /// What a container is made of.
@@ -64,14 +81,16 @@ pub struct Order {
 }
 
 impl Shim {
-    /// The shim of the pod that is at `place`. `own` is containerd's namespace, and the socket that it serves.
-    pub fn new(place: Place, own: (String, PathBuf), teller: Teller, log: Log) -> Self {
+    /// The shim `own` of the pod that is at `place`.
+    pub fn new(place: Place, own: Own, teller: Teller, log: Log) -> Self {
         Self {
             place,
+            streams: Arc::new(Streams::new(own.socket.clone())),
             own,
             teller,
             log,
             pod: tokio::sync::Mutex::default(),
+            sandbox: Mutex::default(),
             containers: Mutex::default(),
             made: AtomicU32::new(0),
             over: Notify::new(),
@@ -80,6 +99,20 @@ impl Shim {
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
         locked(&self.containers)
+    }
+
+    /// Every container, in no order.
+    pub fn all_containers(&self) -> Vec<Arc<Container>> {
+        self.containers().values().cloned().collect()
+    }
+
+    /// The process on the host of the container or the sandbox of this name: 0 of a sandbox that does not run.
+    pub async fn pid_of(&self, id: &str) -> Result<u32, ShimError> {
+        match self.sandbox(id).map(|sandbox| sandbox.state()) {
+            Ok(sandbox::State::Running(running)) => Ok(running.pid),
+            Ok(_) => Ok(0),
+            Err(_) => Ok(self.container(id).await?.pid),
+        }
     }
 
     /// The container of this name; one that is being made is waited for. A client asks for it as soon as its FIFOs
@@ -93,17 +126,20 @@ impl Shim {
         known().ok_or_else(|| ShimError::no_container(id))
     }
 
-    /// Makes a container, in the machine, which is booted for the first one.
+    /// Makes a container, in the machine, which is booted for the first one where there is no sandbox.
     pub async fn create(&self, order: Order) -> Result<Arc<Container>, ShimError> {
         let mut pod = self.pod.lock().await;
         if self.containers().contains_key(&order.id) {
             return Err(ShimError::Exists { what: "container", id: order.id });
         }
+        if let Some(sandbox) = self.own_sandbox() {
+            sandbox.running("create a container in the sandbox")?;
+        }
         let spec = ContainerSpec::read(&order.bundle)?;
         let images = Images::of(&order.rootfs)?;
         let made = match &mut *pod {
             Some((pod, _)) => self.add(pod, &spec, &order, images.as_ref()).await,
-            none => self.boot(none, &spec, &order, images.as_ref()).await,
+            none => self.boot_with(none, &spec, &order, images.as_ref()).await,
         };
         let container = Arc::new(made?);
         self.containers().insert(order.id.clone(), container.clone());
@@ -118,32 +154,45 @@ impl Shim {
     }
 
     /// With a new machine. Whatever fails, nothing is left.
-    async fn boot(
+    async fn boot_with(
         &self,
         slot: &mut Option<(Pod, Held)>,
         spec: &ContainerSpec,
         order: &Order,
         images: Option<&Images>,
     ) -> Result<Container, ShimError> {
-        let config = Config::load(order.config.as_deref())?;
+        let hostname = spec.hostname().map(str::to_owned);
+        let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
+        let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
+        let made = self.add(&mut pod, spec, order, images).await;
+        if made.is_err() {
+            pod.machine.stop().await;
+            self.remove_place();
+        } else {
+            *slot = Some((pod, held));
+        }
+        made
+    }
+
+    /// Boots the machine of the pod whose first container, or sandbox, is `spec`. Whatever fails, nothing is left.
+    pub(crate) async fn boot(
+        &self,
+        spec: &ContainerSpec,
+        images: Option<&Images>,
+        config: Option<&Path>,
+        setup: ConfigureRequest,
+    ) -> Result<(Pod, Held), ShimError> {
+        let config = Config::load(config)?;
         let held = self.place.make()?;
         let disks = Disks::for_pod(images, spec.pod().is_some(), &config);
-        let made = match Booting::start(&self.place, spec, disks, &config, &self.log) {
-            Ok(booting) => {
-                let machine = booting.machine.clone();
-                let made = self.boot_and_add(booting, spec, order, images).await;
-                if made.is_err() {
-                    machine.stop().await;
-                }
-                made
-            }
+        let booted = match Booting::start(&self.place, spec, disks, &config, &self.log) {
+            Ok(booting) => self.ready(booting, setup).await,
             Err(error) => Err(error),
         };
-        match made {
-            Ok((pod, container)) => {
+        match booted {
+            Ok(pod) => {
                 tokio::spawn(watch_memory(pod.agent.clone(), self.teller.clone()));
-                *slot = Some((pod, held));
-                Ok(container)
+                Ok((pod, held))
             }
             Err(error) => {
                 self.remove_place();
@@ -152,17 +201,16 @@ impl Shim {
         }
     }
 
-    async fn boot_and_add(
-        &self,
-        booting: Booting,
-        spec: &ContainerSpec,
-        order: &Order,
-        images: Option<&Images>,
-    ) -> Result<(Pod, Container), ShimError> {
-        let mut pod = booting.ready(spec.hostname(), &self.log).await?;
-        self.place.set_shim(&self.own.0, &self.own.1)?;
-        let container = self.add(&mut pod, spec, order, images).await?;
-        Ok((pod, container))
+    async fn ready(&self, booting: Booting, setup: ConfigureRequest) -> Result<Pod, ShimError> {
+        let machine = booting.machine.clone();
+        let ready = match booting.ready(setup, &self.log).await {
+            Ok(pod) => self.place.set_shim(&self.own.namespace, &self.own.socket).map(|()| pod),
+            Err(error) => Err(error),
+        };
+        if ready.is_err() {
+            machine.stop().await;
+        }
+        ready
     }
 
     /// Makes a container in a machine that runs.
@@ -176,6 +224,9 @@ impl Shim {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         pod.network.check(&spec.network()?)?;
         let mut guest = spec.clone().for_guest(number, pod.first)?;
+        if pod.gives_names {
+            guest.give_names();
+        }
         let here = spec.root(&order.bundle);
         let root = match images {
             Some(_) => Root::InGuest,
@@ -217,6 +268,7 @@ impl Shim {
             machine: pod.machine.clone(),
             agent: pod.agent.clone(),
             network: pod.network.clone(),
+            streams: self.streams.clone(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
             hooks,
         })
@@ -233,7 +285,7 @@ impl Shim {
             let request = ConfigureRequest { sysctls, ..ConfigureRequest::default() };
             pod.agent.sandbox().configure(request).await.map_err(AgentError::refused("set sysctls"))?;
         }
-        let opened = init.paths.open()?;
+        let opened = init.paths.open(&self.streams)?;
         let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
         let request = CreateRequest {
             id: init.container.clone(),
@@ -288,7 +340,8 @@ impl Shim {
         Ok(())
     }
 
-    /// Forgets a process that has ended, or was never started; with the last container's first, the machine ends.
+    /// Forgets a process that has ended, or was never started; with the last container's first, the machine ends, where
+    /// it is not a sandbox's.
     pub async fn delete(&self, id: &str, exec: &str) -> Result<(u32, Exit), ShimError> {
         let container = self.container(id).await?;
         let process = container.process(exec)?;
@@ -307,9 +360,10 @@ impl Shim {
         }
         self.containers().remove(id);
         if self.containers().is_empty()
+            && self.own_sandbox().is_none()
             && let Some((pod, _held)) = pod.take()
         {
-            if let Some(reason) = pod.stop().await {
+            if let Some(reason) = pod.stop(SHUTDOWN_PATIENCE).await {
                 self.log.warn(id, &format!("the guest did not write all of its data: {reason}"));
             }
             container.unmount(&self.log);
@@ -326,7 +380,12 @@ impl Shim {
         Ok((container.pid, exit))
     }
 
-    fn remove_place(&self) {
+    /// The pod's sandbox, if containerd had it made.
+    pub(crate) fn own_sandbox(&self) -> Option<Arc<Sandbox>> {
+        locked(&self.sandbox).clone()
+    }
+
+    pub(crate) fn remove_place(&self) {
         if let Err(error) = self.place.remove() {
             self.log.warn("", &chain(&error));
         }
@@ -349,16 +408,20 @@ impl Shim {
         Ok(())
     }
 
-    /// The shim ends, if it has nothing left to do.
+    /// The shim ends, if it has nothing left to do. A sandbox is shut down by a call of its own.
     pub fn shut_down(&self) {
-        if self.containers().is_empty() {
+        if self.containers().is_empty() && self.own_sandbox().is_none() {
             self.over.notify_one();
         }
     }
 
-    /// Waits until the shim is to end, and everything is told.
+    /// Waits until the shim is to end.
     pub async fn over(&self) {
         self.over.notified().await;
+    }
+
+    /// Waits until containerd has heard of everything.
+    pub async fn everything_told(&self) {
         self.teller.all().told().await;
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -16,6 +17,10 @@ use crate::hooks::Hooks;
 
 /// Whose annotation it is to say which pod a container belongs to.
 const POD: &str = "io.kubernetes.cri.sandbox-id";
+
+/// Where the guest has its own files of names, and which there are: those of /etc.
+const NAMES: &str = "/run/rvm/etc";
+const NAME_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
 /// Where the pod's shared directory is mounted in the guest.
 pub const SHARE: &str = "/run/rvm/share";
@@ -63,6 +68,14 @@ impl ContainerSpec {
         Self::parse(&text)
     }
 
+    /// Reads it from a bundle, if it is there: a sandbox need not have one.
+    pub fn read_any(bundle: &Path) -> Result<Option<Self>, ShimError> {
+        match Self::read(bundle) {
+            Err(ShimError::Path { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
     fn parse(text: &[u8]) -> Result<Self, ShimError> {
         serde_json::from_slice(text)
             .map(Self)
@@ -71,7 +84,12 @@ impl ContainerSpec {
 
     /// The pod that the container is in, where it is not one of its own.
     pub fn pod(&self) -> Option<&str> {
-        self.0["annotations"][POD].as_str().filter(|pod| !pod.is_empty())
+        self.annotation(POD).filter(|pod| !pod.is_empty())
+    }
+
+    /// What it has at a place, which is a JSON pointer (RFC 6901).
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        self.0.pointer(pointer)
     }
 
     /// The root file system, where nobody else says where it is.
@@ -174,6 +192,31 @@ impl ContainerSpec {
         let sysctls = take_sysctls(&mut spec);
         let binds = take_binds(&mut spec, &directory);
         Ok(GuestSpec { spec, sysctls, binds })
+    }
+}
+
+impl From<Value> for ContainerSpec {
+    fn from(spec: Value) -> Self {
+        Self(spec)
+    }
+}
+
+impl GuestSpec {
+    /// Gives the container the guest's own files of names, but for those that it has from elsewhere.
+    pub fn give_names(&mut self) {
+        let Some(spec) = self.spec.as_object_mut() else { return };
+        let mounts = spec.entry("mounts").or_insert_with(|| json!([]));
+        let Some(mounts) = mounts.as_array_mut() else { return };
+        for name in NAME_FILES {
+            let destination = format!("/etc/{name}");
+            if mounts.iter().all(|mount| mount["destination"] != destination) {
+                let source = format!("{NAMES}/{name}");
+                let options = ["rbind", "rprivate"];
+                mounts.push(
+                    json!({ "type": "bind", "source": source, "destination": destination, "options": options }),
+                );
+            }
+        }
     }
 }
 
@@ -334,6 +377,19 @@ mod tests {
         assert_eq!(guest.binds, [bind("/srv/a", true, true), bind("/srv/b", false, false)]);
         let sources: Vec<_> = guest.spec["mounts"].as_array().unwrap().iter().map(|m| &m["source"]).collect();
         assert_eq!(sources, ["proc", "/run/rvm/share/1/mounts/0", "/run/rvm/share/1/mounts/1"]);
+    }
+
+    #[test]
+    fn files_of_names_are_the_guests_where_nobody_gave_others() {
+        let hosts = json!({ "type": "bind", "source": "/srv/hosts", "destination": "/etc/hosts", "options": ["rbind"] });
+        for (mounts, count) in [(json!([hosts]), 3), (json!(null), 0), (json!([]), 3)] {
+            let mut guest = spec(json!({ "mounts": mounts })).for_guest(1, None).unwrap();
+            guest.give_names();
+            let mounts = guest.spec["mounts"].as_array().cloned().unwrap_or_default();
+            assert_eq!(mounts.len(), count, "{mounts:?}");
+            let from_host = mounts.iter().filter(|mount| mount["source"] == "/run/rvm/share/1/mounts/0");
+            assert!(from_host.into_iter().all(|mount| mount["destination"] == "/etc/hosts"), "{mounts:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! it has the answer. Its name is the hash that containerd's own shims use, of containerd's address, the namespace and
 //! the pod: whoever asks for the same pod comes to the same socket.
 
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
@@ -15,6 +16,7 @@ use std::process::{Command, Stdio};
 use sha2::{Digest, Sha256};
 
 use crate::bootstrap::Bootstrap;
+use crate::config;
 use crate::error::ShimError;
 use crate::flags::Flags;
 use crate::place::{Place, gone};
@@ -26,8 +28,14 @@ const SOCKETS: &str = "/run/containerd/s";
 /// Where a daemon publishes events.
 pub const EVENTS_ADDRESS: &str = "TTRPC_ADDRESS";
 
+/// Which configuration a daemon's sandbox has, where that is not the host's.
+pub const CONFIG_PATH: &str = "RVM_SHIM_CONFIG";
+
 /// The file in the bundle by which a containerd that is started again finds the shim.
 const ADDRESS_FILE: &str = "address";
+
+/// The file in a container's bundle by which containerd says in which sandbox it is.
+const SANDBOX_FILE: &str = "sandbox";
 
 /// Most bytes of what containerd says on standard input: options, and the annotations of a pod.
 const MAX_INPUT: u64 = 4 << 20;
@@ -40,14 +48,14 @@ pub fn start(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, ShimError> {
         .read_to_end(&mut input)
         .map_err(ShimError::host("read what containerd says"))?;
     let bootstrap = Bootstrap::parse(&input, flags);
-    let spec = ContainerSpec::read(bundle)?;
-    let pod = spec.pod().unwrap_or(&flags.id);
-    let path = match other_pod(flags, &spec) {
+    let spec = ContainerSpec::read_any(bundle)?;
+    let pod = pod_of(bundle, spec.as_ref(), &flags.id);
+    let path = match spec.as_ref().and_then(|spec| other_pod(flags, spec)) {
         Some(path) => path,
         None => {
-            let path = socket_path(bootstrap.socket_directory(), flags, pod);
+            let path = socket_path(bootstrap.socket_directory(), flags, &pod);
             if let Some(listener) = listen(&path)? {
-                spawn(flags, bundle, pod, &bootstrap, listener)?;
+                spawn(flags, bundle, &pod, &bootstrap, listener)?;
             }
             path
         }
@@ -64,6 +72,15 @@ fn other_pod(flags: &Flags, spec: &ContainerSpec) -> Option<PathBuf> {
     match (spec.pod(), spec.network()) {
         (None, Ok(NetworkNamespace::At(network))) => Place::shim_in_network(&flags.namespace, &network),
         _ => None,
+    }
+}
+
+/// The pod of a bundle's container, which is `own` where nothing says otherwise: the sandbox that containerd put it into, or
+/// what its specification says.
+pub fn pod_of<'a>(bundle: &Path, spec: Option<&'a ContainerSpec>, own: &'a str) -> Cow<'a, str> {
+    match fs::read_to_string(bundle.join(SANDBOX_FILE)) {
+        Ok(sandbox) if !sandbox.is_empty() => sandbox.into(),
+        _ => spec.and_then(ContainerSpec::pod).unwrap_or(own).into(),
     }
 }
 
@@ -126,6 +143,11 @@ fn spawn(
     if let Some(address) = bootstrap.events_address() {
         command.env(EVENTS_ADDRESS, address);
     }
+    // A container brings its options along when it is created, a sandbox does not.
+    match bootstrap.runtime_options().map_or(Ok(None), config::path_in)? {
+        Some(path) => command.env(CONFIG_PATH, path),
+        None => command.env_remove(CONFIG_PATH),
+    };
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     command.current_dir(bundle);
     #[allow(
@@ -163,6 +185,16 @@ mod tests {
         let name = "d25aa4ef11a84e954e74a5bcff06557d0b6ea8d0c00243896f29826694bbd888";
         assert_eq!(socket_path(None, &flags, "c1"), Path::new(SOCKETS).join(name));
         assert_eq!(socket_path(Some("/run/s"), &flags, "c1"), Path::new("/run/s").join(name));
+    }
+
+    #[test]
+    fn a_container_is_in_the_pod_that_containerd_put_it_into_or_that_it_names_or_its_own() {
+        let bundle = tempfile::tempdir().unwrap();
+        let named = serde_json::json!({ "annotations": { "io.kubernetes.cri.sandbox-id": "named" } }).into();
+        assert_eq!(pod_of(bundle.path(), None, "c1"), "c1");
+        assert_eq!(pod_of(bundle.path(), Some(&named), "c1"), "named");
+        fs::write(bundle.path().join(SANDBOX_FILE), "put").unwrap();
+        assert_eq!(pod_of(bundle.path(), Some(&named), "c1"), "put");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What a container uses, as containerd wants it: the metrics of a cgroup v2. The numbers are the guest's word.
+//! What a container, or a sandbox, uses, as containerd wants it: the metrics of a cgroup v2. The numbers are the guest's word.
 
 use containerd_shim_protos::cgroups_v2::metrics::{
-    CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PidsStat,
+    CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, NetworkStat, PidsStat,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{self, Message, MessageField};
-use rvm_agent_proto::{IoStats, StatsResponse};
+use rvm_agent_proto::{InterfaceMetrics, IoStats, MetricsResponse, StatsResponse};
 
 /// The agent's answer, translated.
 pub fn metrics(stats: &StatsResponse) -> protobuf::Result<Any> {
@@ -39,8 +39,40 @@ pub fn metrics(stats: &StatsResponse) -> protobuf::Result<Any> {
         io: MessageField::some(IOStat { usage: stats.io.iter().map(io).collect(), ..IOStat::default() }),
         ..Metrics::default()
     };
+    any(&metrics)
+}
+
+/// What a guest as a whole uses, as the agent says, translated to the same.
+pub fn guest_metrics(used: &MetricsResponse) -> protobuf::Result<Any> {
+    let memory = used.memory_total_bytes.saturating_sub(used.memory_available_bytes);
+    let metrics = Metrics {
+        pids: MessageField::some(PidsStat { current: used.processes.into(), ..PidsStat::default() }),
+        cpu: MessageField::some(CPUStat { usage_usec: used.cpu_usage_ns / 1000, ..CPUStat::default() }),
+        memory: MessageField::some(MemoryStat {
+            usage: memory,
+            usage_limit: used.memory_total_bytes,
+            ..MemoryStat::default()
+        }),
+        network: used.interfaces.iter().map(network).collect(),
+        ..Metrics::default()
+    };
+    any(&metrics)
+}
+
+fn any(metrics: &Metrics) -> protobuf::Result<Any> {
     let type_url = "io.containerd.cgroups.v2.Metrics".to_owned();
     Ok(Any { type_url, value: metrics.write_to_bytes()?, ..Any::default() })
+}
+
+fn network(interface: &InterfaceMetrics) -> NetworkStat {
+    NetworkStat {
+        name: interface.name.clone(),
+        rx_bytes: interface.received_bytes,
+        rx_packets: interface.received_packets,
+        tx_bytes: interface.sent_bytes,
+        tx_packets: interface.sent_packets,
+        ..NetworkStat::default()
+    }
 }
 
 fn cpu(stats: &StatsResponse) -> CPUStat {

@@ -1,4 +1,4 @@
-//! The streams of a process on containerd's side: FIFOs, or files, by their paths.
+//! The streams of a process on containerd's side: FIFOs, or files, by their paths, or connections ([`crate::streaming`]).
 //!
 //! A client comes and goes (`ctr task attach`, a containerd that is started again); its going is no end of a stream:
 //!
@@ -13,14 +13,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rvm_sandbox::streams::{Stdio, Wanted};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
 use crate::error::ShimError;
+use crate::streaming::{Claim, Direction, Streams};
 
 /// Bytes that are carried at a time.
 const CHUNK: usize = 32 << 10;
@@ -41,12 +43,23 @@ pub struct Paths {
 enum Output {
     Fifo(pipe::Sender),
     File(File),
+    Stream(UnixStream, Claim),
 }
 
-struct Input {
-    from: pipe::Receiver,
-    /// Until CloseIO.
-    kept: pipe::Sender,
+enum Input {
+    Fifo {
+        from: pipe::Receiver,
+        /// Until CloseIO.
+        kept: pipe::Sender,
+    },
+    Stream(UnixStream, Claim),
+}
+
+/// What lets other clients come for an input.
+#[derive(Debug)]
+enum Kept {
+    Fifo(#[allow(dead_code, reason = "it is held open")] pipe::Sender),
+    Stream(Claim),
 }
 
 /// The host's ends, open.
@@ -61,9 +74,11 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Carried {
     outputs: JoinSet<()>,
+    /// Outputs of which a client loses what it has not been sent when it hears of the process's end.
+    pub are_lost_with_the_end: bool,
     /// Ends with this.
     _input: JoinSet<()>,
-    kept: Option<pipe::Sender>,
+    kept: Option<Kept>,
 }
 
 impl Paths {
@@ -77,13 +92,13 @@ impl Paths {
         }
     }
 
-    /// Opens them. Waits for nobody.
-    pub fn open(&self) -> Result<Opened, ShimError> {
+    /// Opens them; `streams` are those at the shim's socket. Waits for nobody.
+    pub fn open(&self, streams: &Arc<Streams>) -> Result<Opened, ShimError> {
         let wanted = self.wanted(None);
         Ok(Opened {
-            stdin: wanted.stdin.then(|| open_input(&self.stdin)).transpose()?,
-            stdout: wanted.stdout.then(|| open_output(&self.stdout)).transpose()?,
-            stderr: wanted.stderr.then(|| open_output(&self.stderr)).transpose()?,
+            stdin: wanted.stdin.then(|| open_input(&self.stdin, streams)).transpose()?,
+            stdout: wanted.stdout.then(|| open_output(&self.stdout, streams)).transpose()?,
+            stderr: wanted.stderr.then(|| open_output(&self.stderr, streams)).transpose()?,
             terminal: self.terminal,
         })
     }
@@ -96,21 +111,27 @@ fn path(address: &str) -> Result<&Path, ShimError> {
         Some(("file" | "fifo", path)) => Ok(Path::new(path)),
         Some((scheme, _)) => Err(ShimError::Unsupported {
             what: format!("streams by '{scheme}://'"),
-            reason: "FIFOs and files are what a process's streams can be",
+            reason: "FIFOs, files and CRI's streaming are what a process's streams can be",
         }),
     }
 }
 
-fn open_input(address: &str) -> Result<Input, ShimError> {
+fn open_input(address: &str, streams: &Arc<Streams>) -> Result<Input, ShimError> {
+    if Streams::is_one(address) {
+        return streams.open(address, Direction::In).map(|(from, claim)| Input::Stream(from, claim));
+    }
     let path = path(address)?;
     let failed = || ShimError::path("open standard input", path);
     let from = pipe::OpenOptions::new().open_receiver(path).map_err(failed())?;
     // There is a reader now, so this does not wait either.
     let kept = pipe::OpenOptions::new().open_sender(path).map_err(failed())?;
-    Ok(Input { from, kept })
+    Ok(Input::Fifo { from, kept })
 }
 
-fn open_output(address: &str) -> Result<Output, ShimError> {
+fn open_output(address: &str, streams: &Arc<Streams>) -> Result<Output, ShimError> {
+    if Streams::is_one(address) {
+        return streams.open(address, Direction::Out).map(|(to, claim)| Output::Stream(to, claim));
+    }
     let path = path(address)?;
     let failed = || ShimError::path("open the output", path);
     if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
@@ -125,6 +146,7 @@ impl Opened {
     /// Carries between these and the guest's ends until both are at their end.
     pub fn carry(self, guest: Stdio) -> Carried {
         let mut outputs = JoinSet::new();
+        let are_streams = [&self.stdout, &self.stderr].map(|to| matches!(to, Some(Output::Stream(..))));
         for (from, to) in [(guest.stdout, self.stdout), (guest.stderr, self.stderr)] {
             if let (Some(from), Some(to)) = (from, to) {
                 outputs.spawn(carry_output(from, to));
@@ -133,17 +155,29 @@ impl Opened {
         let mut input = JoinSet::new();
         let mut kept = None;
         if let (Some(from), Some(to)) = (self.stdin, guest.stdin) {
-            input.spawn(carry_input(from.from, to, self.terminal));
-            kept = Some(from.kept);
+            kept = Some(match from {
+                Input::Fifo { from, kept } => {
+                    input.spawn(carry_input(from, to, self.terminal));
+                    Kept::Fifo(kept)
+                }
+                Input::Stream(from, claim) => {
+                    input.spawn(carry_input(from, to, self.terminal));
+                    Kept::Stream(claim)
+                }
+            });
         }
-        Carried { outputs, _input: input, kept }
+        Carried { outputs, are_lost_with_the_end: are_streams.contains(&true), _input: input, kept }
     }
 }
 
 impl Carried {
     /// No client is expected to write any more.
     pub fn close_input(&mut self) {
-        self.kept = None;
+        match &self.kept {
+            Some(Kept::Fifo(_)) => self.kept = None,
+            Some(Kept::Stream(claim)) => claim.close(),
+            None => {}
+        }
     }
 
     /// Waits until all output has been written.
@@ -160,15 +194,20 @@ async fn carry_output(mut from: UnixStream, mut to: Output) {
         let written = match &mut to {
             Output::Fifo(fifo) => fifo.write_all(bytes).await,
             Output::File(file) => file.write_all(bytes),
+            Output::Stream(stream, _) => stream.write_all(bytes).await,
         };
         if written.is_err() {
             // Closed, so that the process hears of it, as it would of a pipe that nobody reads.
             return;
         }
     }
+    if let Output::Stream(stream, claim) = to {
+        drop(stream);
+        claim.heard().await;
+    }
 }
 
-async fn carry_input(mut from: pipe::Receiver, mut to: UnixStream, terminal: bool) {
+async fn carry_input(mut from: impl AsyncRead + Unpin, mut to: UnixStream, terminal: bool) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
@@ -197,6 +236,10 @@ mod tests {
         process: Stdio,
     }
 
+    fn streams() -> Arc<Streams> {
+        Arc::new(Streams::new("/run/s".into()))
+    }
+
     /// FIFOs as a client of containerd makes them, and both ends of a process's streams.
     fn fixture() -> (Fixture, Paths) {
         let directory = tempfile::tempdir().unwrap();
@@ -216,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn output_waits_for_its_reader_and_ends_with_the_process() {
         let (fixture, paths) = fixture();
-        let mut carried = paths.open().unwrap().carry(fixture.guest);
+        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
         let mut process = fixture.process.stdout.unwrap();
         process.write_all(b"before anybody reads").await.unwrap();
         let mut reader = pipe::OpenOptions::new().open_receiver(&paths.stdout).unwrap();
@@ -231,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn input_ends_when_its_writer_is_gone_and_no_other_is_expected() {
         let (fixture, paths) = fixture();
-        let mut carried = paths.open().unwrap().carry(fixture.guest);
+        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
         let mut process = fixture.process.stdin.unwrap();
         for text in [b"one", b"two"] {
             let mut writer = pipe::OpenOptions::new().open_sender(&paths.stdin).unwrap();
@@ -255,14 +298,14 @@ mod tests {
         fs::write(&log, "there before\n").unwrap();
         let stdout = format!("file://{}", log.display());
         let paths = Paths { stdout, ..Paths::default() };
-        let mut carried = paths.open().unwrap().carry(fixture.guest);
+        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
         let mut process = fixture.process.stdout.unwrap();
         process.write_all(b"and after\n").await.unwrap();
         drop(process);
         carried.drained().await;
         assert_eq!(fs::read_to_string(&log).unwrap(), "there before\nand after\n");
         let binary = Paths { stdout: "binary:///usr/bin/nerdctl?x=y".to_owned(), ..Paths::default() };
-        let error = binary.open().err().unwrap().to_string();
+        let error = binary.open(&streams()).err().unwrap().to_string();
         assert!(error.contains("'binary://'"), "{error}");
     }
 }

@@ -1,6 +1,9 @@
 //! `io.containerd.rvm.v2` as containerd drives it: the real daemon, `ctr`, and rvm's shim between them.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod cri;
+mod cri_api;
+mod direct;
 mod ends;
 mod files;
 mod images;
@@ -11,4 +14,5 @@ mod own;
 mod place;
 mod restart;
 mod run;
+mod sandbox;
 mod tasks;

@@ -10,7 +10,7 @@ use crate::process::run;
 
 /// `ip` with these words, which is to go well.
 #[track_caller]
-fn ip(words: &str) -> String {
+pub fn ip(words: &str) -> String {
     let mut command = Command::new("ip");
     command.args(words.split_whitespace());
     let ran = run(command);
@@ -19,17 +19,17 @@ fn ip(words: &str) -> String {
 }
 
 /// A network namespace and its flag for `ctr`; removed in the end.
-struct Namespace(&'static str);
+pub struct Namespace(&'static str);
 
 impl Namespace {
-    fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         ip(&format!("netns add {name}"));
         Self(name)
     }
 
     /// `ip` in it.
     #[track_caller]
-    fn ip(&self, words: &str) -> String {
+    pub fn ip(&self, words: &str) -> String {
         ip(&format!("-n {} {words}", self.0))
     }
 

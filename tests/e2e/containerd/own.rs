@@ -68,14 +68,18 @@ impl Containerd {
         command.env("DM_DISABLE_UDEV", "1");
         command.args(["--root", &self.path("root"), "--state", &self.path("state")]);
         command.args(["--address", &self.path("socket")]);
-        let log = File::create(self.path("log")).unwrap();
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.daemon = Some(command.spawn().unwrap());
         let begin = std::time::Instant::now();
         while self.try_to(&["version"]).status != Some(0) {
-            let log = || fs::read_to_string(self.path("log")).unwrap_or_default();
-            assert!(begin.elapsed() < PATIENCE, "containerd does not answer; its log:\n{}", log());
+            assert!(begin.elapsed() < PATIENCE, "containerd does not answer; its log:\n{}", self.log());
         }
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Ends it.
