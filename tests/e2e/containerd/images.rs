@@ -94,12 +94,13 @@ impl Containerd {
     }
 }
 
-/// Loop devices of files that are there, and mounts of theirs or of images.
-fn host_state() -> String {
+/// What the host has of this containerd's images: loop devices of its files, mounts of the devices that are the tests'.
+fn host_state(containerd: &Containerd) -> String {
     let loops = succeed("losetup", &["--all"]);
+    let loops = loops.lines().filter(|line| line.contains(&containerd.path("")));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let of_images = mounts.lines().filter(|line| line.contains("/dev/loop") || line.contains("/dev/mapper"));
-    format!("{loops}{}", of_images.collect::<Vec<_>>().join("\n"))
+    let mounts = mounts.lines().filter(|line| line.contains("/dev/mapper/rvm-images"));
+    loops.chain(mounts).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes in a container, runs it again, and looks at what the snapshotter makes of it then.
@@ -108,7 +109,7 @@ fn writes_are_in_the_snapshot(containerd: &Containerd, snapshotter: &str) {
     let snapshots = |arguments: &[&str]| {
         containerd.said(&[&["snapshots", "--snapshotter", snapshotter], arguments].concat())
     };
-    let before = host_state();
+    let before = host_state(containerd);
     let script = "cat /file; grep ' / ' /proc/mounts; echo kept > /file; rm /bin/vi; mkdir /made; \
                   dd if=/dev/zero bs=64k count=32 2>/dev/null | tr '\\0' x > /made/big";
     let shown = containerd.run(snapshotter, "c1", script);
@@ -133,7 +134,7 @@ fn writes_are_in_the_snapshot(containerd: &Containerd, snapshotter: &str) {
     // It was unmounted as it should be: there is nothing to recover.
     succeed("fsck.ext4", &["-f", "-n", next]);
     snapshots(&["rm", "next"]);
-    assert_eq!(host_state(), before);
+    assert_eq!(host_state(containerd), before);
 }
 
 #[test]
@@ -157,7 +158,8 @@ fn containers_of_a_pod_have_images_of_their_own_as_many_as_there_are_disks() {
         containerd.said(&read)
     };
     for id in ["c0", "c1", "c2", "c3"] {
-        assert_eq!(start(id).status, Some(0), "{id}");
+        let ran = start(id);
+        assert_eq!(ran.status, Some(0), "{ran:?}");
     }
     for id in ["c0", "c1", "c2", "c3"] {
         assert_eq!(file(id), format!("{id}\n"));
@@ -385,7 +387,7 @@ fn erofs_layers_and_an_image_for_what_is_written_are_an_overlay_in_the_guest() {
     succeed("losetup", &["--detach", &device]);
     containerd.leaves_nothing();
 
-    let before = host_state();
+    let before = host_state(&containerd);
     let images = overlay("{{ mount 0 }}/upper", "{{ mount 0 }}/work");
     let made = containerd.task_on("c1", &[writable, top, base, images]);
     assert!(made.contains("grpc-status: 0"), "{made}");
@@ -401,14 +403,15 @@ fn erofs_layers_and_an_image_for_what_is_written_are_an_overlay_in_the_guest() {
     assert_eq!(succeed("debugfs", &["-R", "cat /upper/file", &written]), "changed\n");
     succeed("fsck.ext4", &["-f", "-n", &written]);
     containerd.leaves_nothing();
-    assert_eq!(host_state(), before);
+    assert_eq!(host_state(&containerd), before);
 }
 
 #[test]
 fn an_image_whose_machine_was_killed_is_used_again() {
     let Some(containerd) = with_blockfile("killed") else { return };
     let script = "test -e /kept || echo kept > /kept; sync; echo done > /done; sleep 1000";
-    assert_eq!(containerd.try_to_run("blockfile", &["-d"], "c1", script).status, Some(0));
+    let ran = containerd.try_to_run("blockfile", &["-d"], "c1", script);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
     let wait_for = |file: &str| {
         let read = format!("until cat {file}; do sleep 0.1; done");
         containerd.said(&["tasks", "exec", "--exec-id", "e1", "c1", "sh", "-c", &read])
