@@ -24,16 +24,20 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts one. In `config`, which goes behind that of the host, `{DIR}` is its directory, where `prepare` may have
-    /// made files before.
+    /// Starts one, with this configuration behind that of the host ([`Self::exactly`]).
     pub fn with(namespace: &'static str, config: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let imports: &[&str] = if Path::new(HOST_CONFIG).exists() { &[HOST_CONFIG] } else { &[] };
+        let head = format!("version = 2\nimports = {imports:?}\ndisabled_plugins = {DISABLED:?}\n");
+        Self::exactly(namespace, &(head + config), prepare)
+    }
+
+    /// Starts one with this configuration, in which `{DIR}` is its directory, where `prepare` may have made files before.
+    pub fn exactly(namespace: &'static str, config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let mut containerd = Self { namespace, directory, daemon: None };
         prepare(containerd.directory.path());
         let config = config.replace("{DIR}", &containerd.path(""));
-        let imports: &[&str] = if Path::new(HOST_CONFIG).exists() { &[HOST_CONFIG] } else { &[] };
-        let head = format!("version = 2\nimports = {imports:?}\ndisabled_plugins = {DISABLED:?}\n");
-        fs::write(containerd.path("config.toml"), head + &config).unwrap();
+        fs::write(containerd.path("config.toml"), config).unwrap();
         containerd.start();
         containerd
     }
