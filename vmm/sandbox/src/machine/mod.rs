@@ -108,19 +108,26 @@ impl fmt::Display for End {
     }
 }
 
-/// The last lines of a guest's console as an error shows them, behind its own line; nothing where there are none.
+/// The last lines of a guest's console as an error shows them, behind its own line; nothing where there are none. Of a
+/// kernel that panicked those around the line that says why: behind it there are only addresses.
 fn last_lines(console: &str) -> String {
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
     if lines.is_empty() {
         return String::new();
     }
-    let last = lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES));
+    let panic = lines.iter().rposition(|line| line.contains(PANIC));
+    let end = panic.map_or(lines.len(), |line| lines.len().min(line + 1 + LINES_BEHIND_PANIC));
+    let last = lines.iter().take(end).skip(end.saturating_sub(CONSOLE_LINES));
     let shown: String = last.map(|line| format!("\n  {}", line.escape_debug())).collect();
     format!("\nlast lines of the guest's console:{shown}")
 }
 
 /// Lines of the console that an error shows.
 const CONSOLE_LINES: usize = 10;
+
+/// How Linux begins to say that it panics, and how many of its lines an error shows behind that one.
+const PANIC: &str = "Kernel panic - not syncing";
+const LINES_BEHIND_PANIC: usize = 2;
 
 /// What is known of a machine that runs.
 #[derive(Clone, Debug)]
@@ -242,5 +249,33 @@ impl Machine {
         // Without the task there is no process either.
         self.orders.send(Order::Kill).await.ok();
         self.ended().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_panic_the_lines_around_its_reason_are_shown() {
+        let console: String = (0..40)
+            .map(|number| match number {
+                20 => "[1.0] Kernel panic - not syncing: why\n".to_owned(),
+                number => format!("line {number}\n\n"),
+            })
+            .collect();
+        let shown = last_lines(&console);
+        let lines: Vec<_> = shown.lines().skip(2).map(str::trim).collect();
+        assert_eq!((lines.len(), lines[0], lines[9]), (10, "line 13", "line 22"));
+        assert_eq!(lines[7], "[1.0] Kernel panic - not syncing: why");
+    }
+
+    #[test]
+    fn of_any_other_end_the_last_lines_are_shown() {
+        assert_eq!(last_lines("\n\n"), "");
+        let console: String = (0..40).map(|number| format!("line {number}\n")).collect();
+        let shown = last_lines(&console);
+        assert!(shown.starts_with("\nlast lines of the guest's console:\n  line 30\n"), "{shown}");
+        assert!(shown.ends_with("\n  line 39"), "{shown}");
     }
 }
