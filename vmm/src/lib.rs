@@ -10,6 +10,7 @@ pub mod cli;
 pub mod console;
 pub mod control;
 pub mod devices;
+pub mod directory_entry;
 pub mod doctor;
 pub mod event_loop;
 pub mod inherited;

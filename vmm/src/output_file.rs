@@ -4,16 +4,18 @@
 //! still be opened. Until [`OutputFile::begin`] the user's files are as they were: nothing is emptied, and a file
 //! that was made is removed again.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+
+use crate::directory_entry::DirectoryEntry;
 
 /// A file to be written, not begun.
 #[derive(Debug)]
 pub struct OutputFile {
     file: File,
     /// To be removed if nothing comes to be written.
-    made: Option<PathBuf>,
+    made: Option<DirectoryEntry>,
 }
 
 /// Why there can be no such file.
@@ -31,7 +33,9 @@ impl OutputFile {
     pub fn open(what: &'static str, path: &Path) -> Result<Self, OutputFileError> {
         let made = OpenOptions::new().write(true).create_new(true).open(path);
         let opened = match made {
-            Ok(file) => Ok(Self { file, made: Some(path.to_owned()) }),
+            Ok(file) => DirectoryEntry::of(path)
+                .map(|entry| Self { file, made: Some(entry) })
+                .map_err(io::Error::from),
             // It was there, or is a link into nowhere.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
@@ -60,9 +64,9 @@ impl OutputFile {
 
 impl Drop for OutputFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.made {
+        if let Some(entry) = &self.made {
             // One that somebody else removed meanwhile is gone as well.
-            fs::remove_file(path).ok();
+            entry.remove().ok();
         }
     }
 }
@@ -70,6 +74,7 @@ impl Drop for OutputFile {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 mod tests {
+    use std::fs;
     use std::io::Write;
 
     use super::*;

@@ -7,21 +7,19 @@
 //!  host program listens on <socket>_52 <── connect ──            guest connects to CID 2, port 52
 //! ```
 
-use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv, socket,
 };
-use nix::sys::stat::{Mode, fchmod, fstatat};
-use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
+use nix::sys::stat::{Mode, fchmod};
 
+use crate::directory_entry::DirectoryEntry;
 use crate::jail::Within;
 
 /// Longest line by which a program says which port it wants: `CONNECT 4294967295\n` has 19 bytes.
@@ -50,10 +48,8 @@ pub enum VsockError {
 pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
-    /// Where it and the sockets beside it are: their whole paths are not there any more when the guest runs
-    /// ([`crate::jail`]).
-    directory: OwnedFd,
-    name: OsString,
+    /// The same, and where the sockets beside it are.
+    entry: DirectoryEntry,
     /// Device and inode of what the path names, so that nothing else is removed.
     identity: (u64, u64),
 }
@@ -65,16 +61,14 @@ impl Listener {
             ErrorKind::AddrInUse => VsockError::Exists(path.to_owned()),
             _ => VsockError::Listen { path: path.to_owned(), source },
         };
-        let name = path.file_name().ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
-        let directory = directory_of(path).map_err(|errno| failed(errno.into()))?;
+        let entry = DirectoryEntry::of(path).map_err(|errno| failed(errno.into()))?;
         let socket = new_socket().map_err(failed)?;
         let address = UnixAddr::new(path).map_err(|error| failed(error.into()))?;
         // Before the name exists, so that it never has other permissions.
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|error| failed(error.into()))?;
         bind(socket.as_raw_fd(), &address).map_err(|error| failed(error.into()))?;
-        let identity = identity(&directory, name).map_err(|errno| failed(errno.into()))?;
-        let (path, name) = (path.to_owned(), name.to_owned());
-        let listener = Self { socket: socket.into(), path, directory, name, identity };
+        let identity = entry.identity().map_err(|errno| failed(errno.into()))?;
+        let listener = Self { socket: socket.into(), path: path.to_owned(), entry, identity };
         listen(&listener.socket, Backlog::MAXCONN).map_err(|error| failed(error.into()))?;
         Ok(listener)
     }
@@ -88,20 +82,19 @@ impl Listener {
 
     /// Looks the names of the host's sockets up in what `within` gives for their directory.
     pub fn relocate(&mut self, within: Within<'_>) -> io::Result<()> {
-        self.directory = within(self.directory.as_fd())?;
-        Ok(())
+        self.entry.relocate(within)
     }
 
     /// Gives this thread a working directory of its own, where the sockets are: connect(2) takes no descriptor to begin
     /// at. To be called on the thread that then calls [`Self::connect`].
     pub fn enter_thread(&self) -> Result<(), Errno> {
         unshare(CloneFlags::CLONE_FS)?;
-        fchdir(&self.directory)
+        self.entry.enter()
     }
 
     /// Connects to the program that listens for the guest's connections to `port`.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let mut name = self.name.clone();
+        let mut name = self.entry.name().to_owned();
         name.push(format!("_{port}"));
         let socket = new_socket()?;
         connect(socket.as_raw_fd(), &UnixAddr::new(Path::new(&name))?)?;
@@ -117,23 +110,11 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let name = self.name.as_os_str();
-        let ours = identity(&self.directory, name).is_ok_and(|identity| identity == self.identity);
-        if ours && let Err(error) = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
+        let ours = self.entry.identity().is_ok_and(|identity| identity == self.identity);
+        if ours && let Err(error) = self.entry.remove() {
             log::warn!("cannot remove the vsock socket '{}': {error}", self.path.display());
         }
     }
-}
-
-fn directory_of(path: &Path) -> Result<OwnedFd, Errno> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-/// Device and inode of what is there under this name.
-fn identity(directory: &OwnedFd, name: &OsStr) -> Result<(u64, u64), Errno> {
-    let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn new_socket() -> io::Result<OwnedFd> {
