@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use containerd_shim_protos::api::Mount;
 use rvm_agent_proto::event::What;
@@ -15,6 +16,7 @@ use rvm_agent_proto::{
     ConfigureRequest, CreateRequest, EventsRequest, PauseRequest, ResumeRequest, StartRequest,
 };
 use rvm_sandbox::agent::{Agent, AgentError};
+use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::streams;
 use tokio::sync::Notify;
 
@@ -164,14 +166,18 @@ impl Shim {
         let hostname = spec.hostname().map(str::to_owned);
         let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
         let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
-        let made = self.add(&mut pod, spec, order, images).await;
-        if made.is_err() {
-            pod.machine.stop().await;
-            self.remove_place();
-        } else {
-            *slot = Some((pod, held));
+        match self.add(&mut pod, spec, order, images).await {
+            Ok(container) => {
+                *slot = Some((pod, held));
+                Ok(container)
+            }
+            Err(error) => {
+                let error = or_its_end(&pod.machine, error).await;
+                pod.machine.stop().await;
+                self.remove_place();
+                Err(error)
+            }
         }
-        made
     }
 
     /// Boots the machine of the pod whose first container, or sandbox, is `spec`. Whatever fails, nothing is left.
@@ -207,10 +213,14 @@ impl Shim {
             Ok(pod) => self.place.set_shim(&self.own.namespace, &self.own.socket).map(|()| pod),
             Err(error) => Err(error),
         };
-        if ready.is_err() {
-            machine.stop().await;
+        match ready {
+            Ok(pod) => Ok(pod),
+            Err(error) => {
+                let error = or_its_end(&machine, error).await;
+                machine.stop().await;
+                Err(error)
+            }
         }
-        ready
     }
 
     /// Makes a container in a machine that runs.
@@ -423,6 +433,21 @@ impl Shim {
     /// Waits until containerd has heard of everything.
     pub async fn everything_told(&self) {
         self.teller.all().told().await;
+    }
+}
+
+/// How long after a connection to the agent broke the end of its machine may take to be known.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a call to the agent in `machine` failed: that the machine ended, where it did. A connection that breaks says nothing.
+async fn or_its_end(machine: &Machine, error: ShimError) -> ShimError {
+    let ShimError::Agent(AgentError::Refused { status, .. }) = &error else { return error };
+    if !matches!(status.code(), tonic::Code::Unknown | tonic::Code::Unavailable) {
+        return error;
+    }
+    match tokio::time::timeout(END_PATIENCE, machine.ended()).await {
+        Ok(end) => MachineError::Ended(Box::new(end)).into(),
+        Err(_) => error,
     }
 }
 
