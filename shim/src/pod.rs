@@ -36,8 +36,9 @@ const DEFAULT_MEMORY: u64 = 448;
 /// Network cards for interfaces that come later, unless configured.
 const SPARE_CARDS: usize = 3;
 
-/// How long a guest may take to boot. Generous: ten at once on a busy host, or an emulated one.
-const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+/// How long a guest may take to boot. Generous: ten at once on a busy host, or an emulated one; but less than the two minutes
+/// after which a kubelet gives a call up, and so would not hear why.
+const BOOT_PATIENCE: Duration = Duration::from_secs(110);
 
 /// How long the guest may take to write everything at the end, where nobody says how long.
 pub const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
