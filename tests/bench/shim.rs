@@ -1,5 +1,5 @@
 //! The shim beside runc, driven by the same containerd and Docker with the same image: from the start of a command to the
-//! end of its container, four at a time, a second process, what an idle pod takes of the host, and the network between
+//! end of its container, ten at a time, a second process, what an idle pod takes of the host, and the network between
 //! containers.
 //!
 //! One container, 1 vCPU, the defaults of both: `ctr` gives a container no network, Docker one on its bridge. Times are the
@@ -22,9 +22,7 @@ const RUNS: usize = 5;
 const HALT_POLL: &str = "/sys/module/kvm/parameters/halt_poll_ns";
 /// A guest gives its free memory back in rounds, 2 s apart; after this many there is nothing left to give.
 const IDLE: Duration = Duration::from_secs(60);
-/// Ten virtual machines started at a time come to a standstill in a deterministic lab, of QEMU's; in an ordinary one they do
-/// not (`tests/e2e/containerd/many.rs`).
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 10;
 
 const IMAGE: &str = "localhost:5000/busybox:latest";
 /// The load program, where `lab bench` puts it, and where containers have it.
@@ -85,7 +83,7 @@ impl Runtime {
         };
         add("ctr run --rm, lab ms", median(RUNS, || self.ctr(&["--rm"], "once", &["echo", "hi"])));
         add("docker run --rm, lab ms", median(RUNS, || self.docker(&["--rm"], &["echo", "hi"])));
-        add("four at a time, by ctr, lab ms for all", self.together().and_then(|_| self.together()));
+        add("ten at a time, by ctr, lab ms for all", self.together().and_then(|_| self.together()));
 
         time(self.ctr(&["-d"], "idle", &["sleep", "1000000"]));
         add(

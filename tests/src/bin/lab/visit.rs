@@ -79,8 +79,9 @@ impl Visit {
                 .ok_or_else(|| io::Error::other(format!("--disk {disk}: expected NAME=FILE")))?;
             disks.push((name.to_owned(), PathBuf::from(file)));
         }
+        let emulator = if surroundings.deterministic { "qemu-bench" } else { "qemu" };
         let machine = Machine {
-            qemu: image("qemu")?.join("qemu-system-x86_64"),
+            qemu: image(emulator)?.join("qemu-system-x86_64"),
             image: image(&surroundings.host)?,
             payload: directory.path().join("payload.img"),
             disks,
