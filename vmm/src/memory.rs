@@ -145,6 +145,27 @@ fn advise_given_back(region: &GuestRegionMmap, start: *mut u8, length: usize) {
     }
 }
 
+/// Has the host take single pages where `used` leaves most of a huge page unused, of those that lie between its first address
+/// and its last, which are in memory. What comes before and after is for the guest to fill.
+pub fn leave_gaps(memory: &GuestMemoryMmap, used: &[Range<u64>]) {
+    const HUGE: u64 = HUGE_PAGE as u64;
+    let (Some(start), Some(end)) =
+        (used.iter().map(|used| used.start).min(), used.iter().map(|used| used.end).max())
+    else {
+        return;
+    };
+    for page in start.div_ceil(HUGE)..end / HUGE {
+        let page = page * HUGE..(page + 1) * HUGE;
+        let in_page = |used: &Range<u64>| used.end.min(page.end).saturating_sub(used.start.max(page.start));
+        let region = memory.find_region(GuestAddress(page.start));
+        if let Some(region) = region.filter(|_| used.iter().map(in_page).sum::<u64>() < HUGE / 8)
+            && let Ok(address) = memory.get_host_address(GuestAddress(page.start))
+        {
+            advise(region, address.addr()..address.addr().saturating_add(HUGE_PAGE), libc::MADV_NOHUGEPAGE);
+        }
+    }
+}
+
 /// Gives advice on the part of `addresses` that is the region's mapping.
 fn advise(region: &GuestRegionMmap, addresses: Range<usize>, advice: i32) {
     let mapping = region.as_ptr();
@@ -232,6 +253,22 @@ mod tests {
 
         give_back(&memory, 0, 64 << 20).unwrap();
         assert_eq!(advice(start..start + (64 << 20)), BTreeMap::from([(start, "hg")]));
+    }
+
+    #[test]
+    fn a_huge_page_of_which_little_is_used_is_left_in_pieces() {
+        let memory = allocate(MemorySize::from_mib(64)).unwrap();
+        let start = memory.get_host_address(GuestAddress(0)).unwrap().addr();
+        let mib = |from: u64, to: u64| from << 20..to << 20;
+        // Huge pages from 4 MiB on: two used, two with next to nothing, one half used, and one that the last begins.
+        leave_gaps(&memory, &[mib(3, 8), 8 << 20..(8 << 20) + 1, mib(13, 14), 14 << 20..(14 << 20) + 1]);
+        let advised = advice(start..start + (64 << 20));
+        let expected = [(0, "hg"), (8, "nh"), (12, "hg")].map(|(mib, advice)| (start + (mib << 20), advice));
+        assert!(
+            advised == BTreeMap::from(expected) || advised == BTreeMap::from([(start, "")]),
+            "{advised:?}"
+        );
+        leave_gaps(&memory, &[]);
     }
 
     /// The advice on huge pages that the host follows, by the start of each of its mappings in `addresses`.

@@ -5,6 +5,7 @@
 //! words before a loader sees it.
 
 use std::io::{self, Read, Seek};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use super::{NamedFile, SetupHeader, notes};
 use crate::arch::native::layout;
 use crate::arch::native::regs::Entry;
+use crate::memory::leave_gaps;
 
 /// A kernel in guest memory.
 #[derive(Debug)]
@@ -164,7 +166,8 @@ fn check_elf_machine(head: &[u8], path: &std::path::Path) -> Result<(), KernelEr
 
 fn load_elf(memory: &GuestMemoryMmap, mut image: NamedFile, size: u64) -> Result<LoadedKernel, KernelError> {
     let headers = program_headers(&image)?;
-    check_segments(memory, &image, &headers, size)?;
+    let segments = check_segments(memory, &image, &headers, size)?;
+    leave_gaps(memory, &segments);
     let linux = is_linux(&image, &headers);
     let loaded = Elf::load(memory, None, &mut image.file, Some(GuestAddress(layout::HIGH_RAM)));
     let loaded = loaded.map_err(|error| damaged(&image, &error.to_string()))?;
@@ -196,23 +199,26 @@ fn of_type(headers: &[u8], kind: u64) -> impl Iterator<Item = &[u8]> {
     headers.chunks_exact(PROGRAM_HEADER).filter(move |header| number(header, 0, 4) == kind)
 }
 
-/// Checks that every segment lies within the file and within memory, so that the message can say which.
+/// Where in memory the segments go, all of which lie within the file and within memory.
 fn check_segments(
     memory: &GuestMemoryMmap,
     image: &NamedFile,
     headers: &[u8],
     size: u64,
-) -> Result<(), KernelError> {
+) -> Result<Vec<Range<u64>>, KernelError> {
     const PT_LOAD: u64 = 1;
+    let mut segments = Vec::new();
     for header in of_type(headers, PT_LOAD) {
         let (offset, address) = (number(header, 8, 8), number(header, 24, 8));
         let (in_file, in_memory) = (number(header, 32, 8), number(header, 40, 8));
         if offset.checked_add(in_file).is_none_or(|end| end > size) {
             return Err(KernelError::Truncated(image.path.clone()));
         }
-        check_fits(memory, &image.path, address, in_memory.max(in_file))?;
+        let length = in_memory.max(in_file);
+        check_fits(memory, &image.path, address, length)?;
+        segments.push(address..address.saturating_add(length));
     }
-    Ok(())
+    Ok(segments)
 }
 
 /// Whether its notes say that it is Linux. Notes that cannot be read say nothing.
