@@ -6,8 +6,8 @@ use super::place::{BUSYBOX, Docker, RUNTIME};
 
 /// What a web server of this host answers.
 #[track_caller]
-fn fetch(url: &str) -> String {
-    let retries = ["--retry", "20", "--retry-all-errors", "--retry-delay", "1"];
+pub fn fetch(url: &str) -> String {
+    let retries = ["--retry", "60", "--retry-all-errors", "--retry-delay", "1"];
     let output =
         Command::new("curl").args(["--silent", "--fail", "--max-time", "60"]).args(retries).arg(url).output();
     let output = output.unwrap();

@@ -30,10 +30,16 @@ impl Docker {
             }
             other => other.unwrap(),
         }
+        Self.pull(image);
+        Some(Self)
+    }
+
+    /// Pulls this image, one at a time.
+    #[track_caller]
+    pub fn pull(&self, image: &str) {
         let lock = File::create("/run/rvm-tests/docker-pull.lock").unwrap();
         lock.lock().unwrap();
-        Self.said(&["pull", "--quiet", image]);
-        Some(Self)
+        self.said(&["pull", "--quiet", image]);
     }
 
     /// `docker` without input.
