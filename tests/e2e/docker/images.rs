@@ -2,6 +2,9 @@
 
 use std::process::{Child, Command, Stdio};
 
+use rvm_tests::daemon;
+
+use super::network::fetch;
 use super::place::{Docker, RUNTIME};
 
 /// A registry that takes images, at a port of its own, until the test ends.
@@ -48,4 +51,28 @@ fn an_image_is_built_pushed_pulled_and_run() {
     let ran = docker.try_to(&["run", "--rm", "--runtime", RUNTIME, image]);
     assert_eq!((ran.status, ran.out.as_str()), (Some(0), "built\n"), "{ran:?}");
     docker.said(&["rmi", image]);
+}
+
+#[test]
+fn what_was_installed_in_a_container_is_in_the_image_made_of_it() {
+    const DEBIAN: &str = "localhost:5000/debian";
+    let Some(docker) = Docker::with(DEBIAN) else { return };
+    let packages = daemon::images().unwrap().join("debs");
+    docker.said(&["run", "-d", "--runtime", RUNTIME, "--name", "rvm-installed", DEBIAN, "sleep", "1000000"]);
+    docker.said(&["cp", packages.to_str().unwrap(), "rvm-installed:/var/debs"]);
+    // Without what is long to write and not needed to serve a page.
+    let left_out =
+        ["doc", "man", "locale", "apache2/icons"].map(|part| format!("--path-exclude=/usr/share/{part}/*"));
+    let install =
+        format!("dpkg {} --force-unsafe-io --install /var/debs/*.deb && rm -r /var/debs", left_out.join(" "));
+    docker.exec("rvm-installed", &install);
+    let serve = r#"CMD . /etc/apache2/envvars && mkdir -p $APACHE_RUN_DIR $APACHE_LOCK_DIR && exec apache2 -DFOREGROUND"#;
+    docker.said(&["commit", "--change", serve, "rvm-installed", "rvm-apache"]);
+    docker.said(&["rm", "-f", "rvm-installed"]);
+    let run = ["run", "-d", "--runtime", RUNTIME, "--name", "rvm-apache", "-p", "8192:80", "rvm-apache"];
+    docker.said(&run);
+    let page = fetch("http://127.0.0.1:8192/");
+    assert!(page.contains("Apache2 Debian Default Page"), "{page}");
+    docker.said(&["rm", "-f", "rvm-apache"]);
+    docker.said(&["rmi", "rvm-apache"]);
 }

@@ -87,6 +87,38 @@ fn two_containers_do_not_see_each_other() {
     docker.said(&["rm", "-f", "rvm-one", "rvm-two"]);
 }
 
+/// Hundredths of a second that a process has had of the processors (proc_pid_stat(5)).
+fn processor_time(pid: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = text.rsplit_once(") ").unwrap();
+    fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_container_at_its_limits_does_not_take_what_is_anothers() {
+    let Some(docker) = Docker::new() else { return };
+    // One asks for more of both than it may have, the other for all that is left.
+    let greedy = "while :; do tail /dev/zero; done 2>/dev/null & while :; do :; done";
+    docker.start("rvm-greedy", &["-m", "32m", "--cpus", "0.1"], &["sh", "-c", greedy]);
+    docker.start("rvm-modest", &[], &["sh", "-c", "while :; do echo; done >/dev/null"]);
+    let killed = |name: &str| docker.exec(name, "grep '^oom_kill ' /sys/fs/cgroup/memory.events");
+    while killed("rvm-greedy") == "oom_kill 0" {}
+    // What the machine of each has of the host's processor, until the modest one has had five seconds more.
+    let machines = ["rvm-greedy", "rvm-modest"].map(|name| docker.inspect(name, ".State.Pid"));
+    let used = || machines.each_ref().map(|pid| processor_time(pid));
+    let before = used();
+    let (greedy, modest) = loop {
+        let [greedy, modest] = used();
+        if modest - before[1] > 500 {
+            break (greedy - before[0], modest - before[1]);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    };
+    assert!(greedy * 3 < modest * 2, "{greedy} and {modest} hundredths of a second");
+    assert_eq!(killed("rvm-modest"), "oom_kill 0");
+    docker.said(&["rm", "-f", "rvm-greedy", "rvm-modest"]);
+}
+
 #[test]
 fn an_image_is_the_same_for_both_runtimes() {
     let Some(docker) = Docker::new() else { return };
