@@ -119,11 +119,17 @@ fn exits() -> BTreeMap<String, u64> {
     wanted.iter().map(|name| ((*name).to_owned(), read(name))).collect()
 }
 
-/// Where the guest's memory is, before it is told apart by what was given back of it.
+/// Where the guest's memory is: mappings that follow each other, told apart by what the host is advised of each.
 fn guest_mapping(pid: u32) -> Range<u64> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut ranges = maps.lines().filter_map(addresses);
-    ranges.find(|range| range.end - range.start >= GUEST_KIB << 10).unwrap()
+    let mut found = 0..0;
+    for range in maps.lines().filter(|line| line.contains(" rw-p ")).filter_map(addresses) {
+        found = if range.start == found.end { found.start..range.end } else { range };
+        if found.end - found.start >= GUEST_KIB << 10 {
+            return found;
+        }
+    }
+    panic!("a VMM has its guest's memory:\n{maps}");
 }
 
 /// The addresses that a line of `maps` or `smaps` begins a mapping with.

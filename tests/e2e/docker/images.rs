@@ -63,8 +63,10 @@ fn what_was_installed_in_a_container_is_in_the_image_made_of_it() {
     // Without what is long to write, or to install, and not needed to serve a page.
     let left_out =
         ["doc", "man", "locale", "apache2/icons"].map(|part| format!("--path-exclude=/usr/share/{part}/*"));
-    let install =
-        format!("dpkg {} --force-unsafe-io --force-depends --install /var/debs/*.deb && rm -r /var/debs", left_out.join(" "));
+    let install = format!(
+        "dpkg {} --force-unsafe-io --force-depends --install /var/debs/*.deb && rm -r /var/debs",
+        left_out.join(" ")
+    );
     docker.exec("rvm-installed", &install);
     let serve = r#"CMD . /etc/apache2/envvars && mkdir -p $APACHE_RUN_DIR $APACHE_LOCK_DIR && exec apache2 -DFOREGROUND"#;
     docker.said(&["commit", "--change", serve, "rvm-installed", "rvm-apache"]);
