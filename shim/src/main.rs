@@ -8,6 +8,7 @@
 //!
 //! The contract is containerd's runtime v2 (core/runtime/v2/README.md there). docs/shim.md says what is supported.
 
+mod address;
 mod bootstrap;
 mod cgroup;
 mod config;
@@ -22,6 +23,7 @@ mod hooks;
 mod images;
 mod info;
 mod log;
+mod logger;
 mod mounts;
 mod names;
 mod network;

@@ -27,6 +27,7 @@ use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
 use crate::images::Images;
 use crate::log::Log;
+use crate::logger;
 use crate::mounts::{Files, Root};
 use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod, SHUTDOWN_PATIENCE};
@@ -279,6 +280,7 @@ impl Shim {
             agent: pod.agent.clone(),
             network: pod.network.clone(),
             streams: self.streams.clone(),
+            namespace: self.own.namespace.clone(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
             hooks,
         })
@@ -295,7 +297,8 @@ impl Shim {
             let request = ConfigureRequest { sysctls, ..ConfigureRequest::default() };
             pod.agent.sandbox().configure(request).await.map_err(AgentError::refused("set sysctls"))?;
         }
-        let opened = init.paths.open(&self.streams)?;
+        let subject = logger::Subject { namespace: &self.own.namespace, id: init.id() };
+        let opened = init.paths.open(&self.streams, subject).await?;
         let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
         let request = CreateRequest {
             id: init.container.clone(),

@@ -1,4 +1,5 @@
-//! The streams of a process on containerd's side: FIFOs, or files, by their paths, or connections ([`crate::streaming`]).
+//! The streams of a process on containerd's side: FIFOs, or files, by their paths, or connections ([`crate::streaming`]);
+//! outputs can be those of a logging program ([`crate::logger`]).
 //!
 //! A client comes and goes (`ctr task attach`, a containerd that is started again); its going is no end of a stream:
 //!
@@ -11,9 +12,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rvm_sandbox::streams::{Stdio, Wanted};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -21,11 +23,16 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
+use crate::address::Address;
 use crate::error::ShimError;
+use crate::logger::{Logger, Patience, Subject};
 use crate::streaming::{Claim, Direction, Streams};
 
 /// Bytes that are carried at a time.
 const CHUNK: usize = 32 << 10;
+
+/// How long output may take to be read after the end of the process that wrote it, when the process is deleted.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the streams of a process are; an empty path is /dev/null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +48,8 @@ pub struct Paths {
 }
 
 enum Output {
-    Fifo(pipe::Sender),
+    /// A FIFO, or a pipe to a logging program.
+    Pipe(pipe::Sender),
     File(File),
     Stream(UnixStream, Claim),
 }
@@ -67,6 +75,8 @@ pub struct Opened {
     stdin: Option<Input>,
     stdout: Option<Output>,
     stderr: Option<Output>,
+    /// The program at the other end of both.
+    logger: Option<Logger>,
     terminal: bool,
 }
 
@@ -76,6 +86,8 @@ pub struct Carried {
     outputs: JoinSet<()>,
     /// Outputs of which a client loses what it has not been sent when it hears of the process's end.
     pub are_lost_with_the_end: bool,
+    /// How long what was written may take to be read when the process is deleted.
+    pub patience: Duration,
     /// Ends with this.
     _input: JoinSet<()>,
     kept: Option<Kept>,
@@ -92,26 +104,51 @@ impl Paths {
         }
     }
 
-    /// Opens them; `streams` are those at the shim's socket. Waits for nobody.
-    pub fn open(&self, streams: &Arc<Streams>) -> Result<Opened, ShimError> {
+    /// Opens them, of the process `subject`; `streams` are those at the shim's socket. Waits for nobody but a logging
+    /// program that is started.
+    pub async fn open(&self, streams: &Arc<Streams>, subject: Subject<'_>) -> Result<Opened, ShimError> {
         let wanted = self.wanted(None);
-        Ok(Opened {
-            stdin: wanted.stdin.then(|| open_input(&self.stdin, streams)).transpose()?,
-            stdout: wanted.stdout.then(|| open_output(&self.stdout, streams)).transpose()?,
-            stderr: wanted.stderr.then(|| open_output(&self.stderr, streams)).transpose()?,
-            terminal: self.terminal,
-        })
+        let stdin = wanted.stdin.then(|| open_input(&self.stdin, streams)).transpose()?;
+        let mut opened = Opened { stdin, stdout: None, stderr: None, logger: None, terminal: self.terminal };
+        match self.program()? {
+            Some(address) => {
+                let (logger, outputs) = Logger::start(&address, subject).await?;
+                opened.logger = Some(logger);
+                opened.stdout = Some(Output::Pipe(outputs.stdout));
+                opened.stderr = Some(Output::Pipe(outputs.stderr));
+            }
+            None => {
+                opened.stdout = wanted.stdout.then(|| open_output(&self.stdout, streams)).transpose()?;
+                opened.stderr = wanted.stderr.then(|| open_output(&self.stderr, streams)).transpose()?;
+            }
+        }
+        Ok(opened)
+    }
+
+    /// The logging program, where the outputs are one's. It is one for both.
+    fn program(&self) -> Result<Option<Address>, ShimError> {
+        let is_one = |address: &str| address.starts_with("binary://");
+        if !is_one(&self.stdout) && !is_one(&self.stderr) {
+            return Ok(None);
+        }
+        if self.stdout != self.stderr && !self.stderr.is_empty() {
+            return Err(ShimError::Unsupported {
+                what: "a logging program for one output, and something else for the other".to_owned(),
+                reason: "such a program is given both; give the same address for standard output and standard error",
+            });
+        }
+        Address::read(&self.stdout).map(Some)
     }
 }
 
 /// The path of a stream, which may be a `file:` address.
-fn path(address: &str) -> Result<&Path, ShimError> {
-    match address.split_once("://") {
-        None => Ok(Path::new(address)),
-        Some(("file" | "fifo", path)) => Ok(Path::new(path)),
-        Some((scheme, _)) => Err(ShimError::Unsupported {
+fn path(address: &str) -> Result<PathBuf, ShimError> {
+    let address = Address::read(address)?;
+    match address.scheme.as_deref() {
+        None | Some("file" | "fifo") => Ok(address.path),
+        Some(scheme) => Err(ShimError::Unsupported {
             what: format!("streams by '{scheme}://'"),
-            reason: "FIFOs, files and CRI's streaming are what a process's streams can be",
+            reason: "FIFOs, files, CRI's streaming and, for outputs, logging programs are what they can be",
         }),
     }
 }
@@ -121,10 +158,10 @@ fn open_input(address: &str, streams: &Arc<Streams>) -> Result<Input, ShimError>
         return streams.open(address, Direction::In).map(|(from, claim)| Input::Stream(from, claim));
     }
     let path = path(address)?;
-    let failed = || ShimError::path("open standard input", path);
-    let from = pipe::OpenOptions::new().open_receiver(path).map_err(failed())?;
+    let failed = || ShimError::path("open standard input", &path);
+    let from = pipe::OpenOptions::new().open_receiver(&path).map_err(failed())?;
     // There is a reader now, so this does not wait either.
-    let kept = pipe::OpenOptions::new().open_sender(path).map_err(failed())?;
+    let kept = pipe::OpenOptions::new().open_sender(&path).map_err(failed())?;
     Ok(Input::Fifo { from, kept })
 }
 
@@ -133,12 +170,15 @@ fn open_output(address: &str, streams: &Arc<Streams>) -> Result<Output, ShimErro
         return streams.open(address, Direction::Out).map(|(to, claim)| Output::Stream(to, claim));
     }
     let path = path(address)?;
-    let failed = || ShimError::path("open the output", path);
-    if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-        let fifo = pipe::OpenOptions::new().read_write(true).open_sender(path).map_err(failed())?;
-        return Ok(Output::Fifo(fifo));
+    let failed = || ShimError::path("open the output", &path);
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        let fifo = pipe::OpenOptions::new().read_write(true).open_sender(&path).map_err(failed())?;
+        return Ok(Output::Pipe(fifo));
     }
-    let file = OpenOptions::new().append(true).create(true).open(path).map_err(failed())?;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(failed())?;
+    }
+    let file = OpenOptions::new().append(true).create(true).mode(0o644).open(&path).map_err(failed())?;
     Ok(Output::File(file))
 }
 
@@ -147,10 +187,24 @@ impl Opened {
     pub fn carry(self, guest: Stdio) -> Carried {
         let mut outputs = JoinSet::new();
         let are_streams = [&self.stdout, &self.stderr].map(|to| matches!(to, Some(Output::Stream(..))));
-        for (from, to) in [(guest.stdout, self.stdout), (guest.stderr, self.stderr)] {
+        let both = [(guest.stdout, self.stdout), (guest.stderr, self.stderr)];
+        let carried = both.map(|(from, to)| async move {
             if let (Some(from), Some(to)) = (from, to) {
-                outputs.spawn(carry_output(from, to));
+                carry_output(from, to).await;
             }
+        });
+        let mut patience = DRAIN_PATIENCE;
+        match self.logger {
+            Some(logger) => {
+                let Patience { by_itself, by_signal } = Patience::USUAL;
+                patience += by_itself + by_signal;
+                let [stdout, stderr] = carried;
+                outputs.spawn(async move {
+                    tokio::join!(stdout, stderr);
+                    logger.end(Patience::USUAL).await;
+                });
+            }
+            None => carried.into_iter().for_each(|carried| drop(outputs.spawn(carried))),
         }
         let mut input = JoinSet::new();
         let mut kept = None;
@@ -166,7 +220,8 @@ impl Opened {
                 }
             });
         }
-        Carried { outputs, are_lost_with_the_end: are_streams.contains(&true), _input: input, kept }
+        let are_lost_with_the_end = are_streams.contains(&true);
+        Carried { outputs, are_lost_with_the_end, patience, _input: input, kept }
     }
 }
 
@@ -192,7 +247,7 @@ async fn carry_output(mut from: UnixStream, mut to: Output) {
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let bytes = buffer.get(..length).unwrap_or_default();
         let written = match &mut to {
-            Output::Fifo(fifo) => fifo.write_all(bytes).await,
+            Output::Pipe(pipe) => pipe.write_all(bytes).await,
             Output::File(file) => file.write_all(bytes),
             Output::Stream(stream, _) => stream.write_all(bytes).await,
         };
@@ -230,6 +285,8 @@ mod tests {
 
     use super::*;
 
+    const SUBJECT: Subject<'_> = Subject { namespace: "default", id: "c1" };
+
     struct Fixture {
         directory: tempfile::TempDir,
         guest: Stdio,
@@ -259,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn output_waits_for_its_reader_and_ends_with_the_process() {
         let (fixture, paths) = fixture();
-        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
+        let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
         let mut process = fixture.process.stdout.unwrap();
         process.write_all(b"before anybody reads").await.unwrap();
         let mut reader = pipe::OpenOptions::new().open_receiver(&paths.stdout).unwrap();
@@ -274,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn input_ends_when_its_writer_is_gone_and_no_other_is_expected() {
         let (fixture, paths) = fixture();
-        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
+        let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
         let mut process = fixture.process.stdin.unwrap();
         for text in [b"one", b"two"] {
             let mut writer = pipe::OpenOptions::new().open_sender(&paths.stdin).unwrap();
@@ -292,20 +349,52 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_appended_to_and_other_addresses_are_refused_by_name() {
+    async fn a_file_is_appended_to_and_its_directory_made() {
         let (fixture, _) = fixture();
-        let log = fixture.directory.path().join("log");
-        fs::write(&log, "there before\n").unwrap();
+        let log = fixture.directory.path().join("some/where");
         let stdout = format!("file://{}", log.display());
         let paths = Paths { stdout, ..Paths::default() };
-        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
+        let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
+        fs::write(&log, "there before\n").unwrap();
         let mut process = fixture.process.stdout.unwrap();
         process.write_all(b"and after\n").await.unwrap();
         drop(process);
         carried.drained().await;
         assert_eq!(fs::read_to_string(&log).unwrap(), "there before\nand after\n");
-        let binary = Paths { stdout: "binary:///usr/bin/nerdctl?x=y".to_owned(), ..Paths::default() };
-        let error = binary.open(&streams()).err().unwrap().to_string();
-        assert!(error.contains("'binary://'"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn other_addresses_are_refused_by_name() {
+        let program = "binary:///usr/bin/logger?x=y".to_owned();
+        let other = Paths { stdout: "attachablebinary:///a".to_owned(), ..Paths::default() };
+        let input = Paths { stdin: program.clone(), ..Paths::default() };
+        let one = Paths { stdout: program.clone(), stderr: "/run/fifo".to_owned(), ..Paths::default() };
+        let error_alone = Paths { stderr: program, ..Paths::default() };
+        for (paths, words) in [
+            (other, "'attachablebinary://'"),
+            (input, "'binary://'"),
+            (one, "for one output"),
+            (error_alone, "for one output"),
+        ] {
+            let error = paths.open(&streams(), SUBJECT).await.err().unwrap().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_logging_program_is_given_both_and_waited_for() {
+        let (fixture, _) = fixture();
+        let directory = fixture.directory.path();
+        let script = "exec%205>%26-;sleep%200.1;cat%20<%263%20>$DIR/1;cat%20<%264%20>$DIR/2";
+        let address = format!("binary:///bin/sh?-c={script}&env.DIR={}", directory.display());
+        let paths = Paths { stdout: address.clone(), stderr: address, ..Paths::default() };
+        let (stderr, their_stderr) = UnixStream::pair().unwrap();
+        let guest = Stdio { stderr: Some(stderr), ..fixture.guest };
+        let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(guest);
+        fixture.process.stdout.unwrap().write_all(b"to out").await.unwrap();
+        { their_stderr }.write_all(b"to error").await.unwrap();
+        carried.drained().await;
+        let file = |name| fs::read_to_string(directory.join(name)).unwrap();
+        assert_eq!((file("1").as_str(), file("2").as_str()), ("to out", "to error"));
     }
 }

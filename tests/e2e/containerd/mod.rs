@@ -8,6 +8,7 @@ mod ends;
 mod files;
 mod images;
 mod install;
+mod logs;
 mod many;
 mod network;
 mod own;
