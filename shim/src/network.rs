@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rvm_agent_proto::ConfigureRequest;
@@ -17,6 +17,7 @@ use rvm_sandbox::network::{Cards, Changes};
 use tokio::sync::Mutex;
 
 use crate::error::{ShimError, chain};
+use crate::forward::Forward;
 use crate::log::Log;
 use crate::names::{self, Names};
 use crate::place::Place;
@@ -39,6 +40,8 @@ pub struct Network {
     namespace: Arc<File>,
     /// Held until the guest knows, so that it hears things in their order.
     state: Mutex<State>,
+    /// Connections to the pod's ports, where it is one of Kubernetes'.
+    forward: OnceLock<Forward>,
 }
 
 struct State {
@@ -95,6 +98,7 @@ impl Wiring {
             log,
             namespace: Arc::new(self.namespace),
             state: Mutex::new(State { cards: self.cards, names: None, resolv_conf: None }),
+            forward: OnceLock::new(),
         });
         if let Some(changes) = changes {
             let following = follow(changes, Arc::downgrade(&network));
@@ -120,6 +124,17 @@ impl Network {
                 what: format!("the network namespace '{}'", path.display()),
                 reason: "it is not that of the container's pod, and containers of one pod share theirs",
             }),
+        }
+    }
+
+    /// Has connections to 127.0.0.1 in the namespace, which is the pod's alone, come to the guest.
+    pub fn forward_ports(&self) {
+        match Forward::serve(&self.namespace, self.agent.clone(), self.log.clone()) {
+            Ok(forward) => drop(self.forward.set(forward)),
+            // A host may have no BPF; the pod runs all the same.
+            Err(error) => {
+                self.log.warn("", &format!("port-forward does not reach this pod: {}", chain(&error)))
+            }
         }
     }
 

@@ -33,7 +33,7 @@ use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod, SHUTDOWN_PATIENCE};
 use crate::process::{Exit, Process, State};
 use crate::sandbox::{self, Sandbox};
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, NetworkNamespace};
 use crate::stdio::Paths;
 use crate::streaming::Streams;
 use crate::tell::Teller;
@@ -167,6 +167,9 @@ impl Shim {
         let hostname = spec.hostname().map(str::to_owned);
         let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
         let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
+        if spec.pod().is_some() && matches!(spec.network()?, NetworkNamespace::At(_)) {
+            pod.network.forward_ports();
+        }
         match self.add(&mut pod, spec, order, images).await {
             Ok(container) => {
                 *slot = Some((pod, held));

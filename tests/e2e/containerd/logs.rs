@@ -79,7 +79,7 @@ fn a_logging_program_that_is_none_is_named_and_nothing_is_left() {
     for (uri, words) in [
         ("binary:///no/such/logger", "cannot start the logging program '/no/such/logger'"),
         ("binary:///bin/false", "it ended before it was ready: exit status: 1"),
-        ("https://logs.example/", "rvm does not support streams by 'https://'"),
+        ("journal:///c1", "rvm does not support streams by 'journal://'"),
     ] {
         let ran = place.container(&["--log-uri", uri], "c1", &["true"]);
         assert!(ran.status != Some(0) && ran.error.contains(words), "{ran:?}");

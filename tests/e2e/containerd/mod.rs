@@ -3,6 +3,7 @@
 
 mod cri;
 mod cri_api;
+mod cri_streams;
 mod direct;
 mod ends;
 mod files;
@@ -17,3 +18,4 @@ mod restart;
 mod run;
 mod sandbox;
 mod tasks;
+mod websocket;

@@ -1,0 +1,127 @@
+//! What a kubelet has containerd's streaming server do with a pod that runs (port-forward, attach), and new limits.
+
+use super::cri::Kubelet;
+use super::cri_api::*;
+use super::websocket::WebSocket;
+use crate::process::PATIENCE;
+
+/// Channels of `v4.channel.k8s.io`; those of a forwarded port have other meanings.
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const DATA: u8 = 0;
+const ERROR: u8 = 1;
+
+const OWN: Namespaces = Namespaces { pid: 1 };
+
+/// A connection to a port of the pod, with what comes first on its channels taken off: the port's number.
+fn forwarded(kubelet: &Kubelet, pod: &str, port: u16) -> WebSocket {
+    let request = PortForward { pod: pod.to_owned(), ports: vec![port.into()] };
+    let answer: Url = kubelet.cri.done("RuntimeService/PortForward", request);
+    let mut socket = WebSocket::connect(&format!("{}?port={port}", answer.url));
+    for _ in [DATA, ERROR] {
+        let (_, number) = socket.receive().unwrap();
+        assert_eq!(number, port.to_le_bytes());
+    }
+    socket
+}
+
+fn ports_are_forwarded(kubelet: &Kubelet, pod: &str) {
+    // One at loopback alone, and one at the pod's address alone.
+    let script = "ip=$(ip -o -4 address show dev eth0 | sed 's/.*inet //; s/[/].*//')
+        nc -lk -s 127.0.0.1 -p 81 -e sh -c 'read x; echo at loopback: $x' &
+        nc -lk -s $ip -p 82 -e sh -c 'read x; echo at the address: $x' &
+        until netstat -ltn | grep :81 && netstat -ltn | grep :82; do sleep 0.1; done; echo listening; wait";
+    kubelet.start(pod, "server", script, OWN);
+    let begin = std::time::Instant::now();
+    while !kubelet.log("server").contains("listening") {
+        assert!(begin.elapsed() < PATIENCE, "{}", kubelet.log("server"));
+    }
+    for (port, words) in [(81, "at loopback: hello\n"), (82, "at the address: hello\n")] {
+        for _ in 0..2 {
+            let mut socket = forwarded(kubelet, pod, port);
+            socket.send(DATA, b"hello\n");
+            socket.wait_for(DATA, words);
+        }
+    }
+    // Where nobody listens, the connection ends.
+    let mut socket = forwarded(kubelet, pod, 83);
+    assert_eq!(socket.rest(DATA), "");
+}
+
+fn a_client_attaches(kubelet: &Kubelet, pod: &str) {
+    let script = "while read line; do echo \"got $line\"; echo \"not $line\" >&2; done; echo over; exit 3";
+    let id = kubelet.start_as(pod, "attached", script, OWN, |config| {
+        config.stdin = true;
+        config.stdin_once = true;
+    });
+    let request = Attach { container: id.clone(), stdin: true, stdout: true, stderr: true };
+    let answer: Url = kubelet.cri.done("RuntimeService/Attach", request);
+    let mut socket = WebSocket::connect(&answer.url);
+    for line in ["one", "two"] {
+        socket.send(STDIN, format!("{line}\n").as_bytes());
+        socket.wait_for(STDOUT, &format!("got {line}\n"));
+    }
+    // What was its log all the time, whoever was attached. Its input ends with the client's.
+    socket.close();
+    assert_eq!(kubelet.end_of(&id), 3);
+    let log = kubelet.log("attached");
+    for words in ["F got one\n", "F not two\n", "F over\n"] {
+        assert!(log.contains(words), "{words:?} is not in:\n{log}");
+    }
+}
+
+fn one_attaches_to_output_alone(kubelet: &Kubelet, pod: &str) {
+    let script = "until [ -e /go ]; do echo waiting; sleep 0.1; done; echo gone >&2";
+    let id = kubelet.start(pod, "watched", script, OWN);
+    let request = Attach { container: id.clone(), stdin: false, stdout: true, stderr: true };
+    let answer: Url = kubelet.cri.done("RuntimeService/Attach", request);
+    let mut socket = WebSocket::connect(&answer.url);
+    socket.wait_for(STDOUT, "waiting\n");
+    kubelet.exec(&id, "touch /go");
+    socket.wait_for(STDERR, "gone\n");
+    assert_eq!(kubelet.end_of(&id), 0);
+}
+
+fn limits_change(kubelet: &Kubelet, pod: &str) {
+    let limits =
+        |memory_limit, cpu_quota| Resources { cpu_period: 100_000, cpu_quota, cpu_shares: 512, memory_limit };
+    let id = kubelet.start_as(pod, "limited", "exec sleep 1000", OWN, |config| {
+        config.linux.as_mut().unwrap().resources = Some(limits(64 << 20, 20_000));
+    });
+    let read = "cd /sys/fs/cgroup; cat memory.max cpu.max pids.max";
+    assert_eq!(kubelet.exec(&id, read), "67108864\n20000 100000\nmax\n");
+    let update = |linux, annotations: &[(&str, &str)]| {
+        let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let container = id.clone();
+        let request = UpdateResources { container, linux: Some(linux), annotations: annotations.collect() };
+        kubelet.cri.call::<_, Nothing>("RuntimeService/UpdateContainerResources", request)
+    };
+    update(limits(96 << 20, 50_000), &[("example.org/by", "test")]).unwrap();
+    assert_eq!(kubelet.exec(&id, read), "100663296\n50000 100000\nmax\n");
+    // A machine stays as it is.
+    let error = update(limits(96 << 20, 50_000), &[("io.rvm.memory", "1G")]).unwrap_err();
+    assert!(error.message().contains("the annotation io.rvm.memory"), "{error:?}");
+}
+
+/// All of it in one pod.
+fn a_pod_is_reached(sandboxer: &str, io: &str, network: &str) {
+    let Some(kubelet) = Kubelet::new(sandboxer, io, network) else { return };
+    let pod = kubelet.run();
+    a_client_attaches(&kubelet, &pod);
+    one_attaches_to_output_alone(&kubelet, &pod);
+    limits_change(&kubelet, &pod);
+    ports_are_forwarded(&kubelet, &pod);
+    let _: Nothing = kubelet.cri.done("RuntimeService/StopPodSandbox", Id { id: pod.clone() });
+    let _: Nothing = kubelet.cri.done("RuntimeService/RemovePodSandbox", Id { id: pod });
+}
+
+#[test]
+fn a_pod_with_a_sandbox_of_the_shims_is_reached_by_connections() {
+    a_pod_is_reached("shim", "streaming", "10.186.0");
+}
+
+#[test]
+fn a_pod_with_a_pause_container_is_reached() {
+    a_pod_is_reached("podsandbox", "", "10.187.0");
+}
