@@ -40,8 +40,8 @@ pub struct Network {
     namespace: Arc<File>,
     /// Held until the guest knows, so that it hears things in their order.
     state: Mutex<State>,
-    /// Connections to the pod's ports, where it is one of Kubernetes'.
-    forward: OnceLock<Forward>,
+    /// Set where it is a pod of Kubernetes: connections to its ports, where the host can lead them to it.
+    forward: OnceLock<Option<Forward>>,
 }
 
 struct State {
@@ -127,15 +127,15 @@ impl Network {
         }
     }
 
-    /// Has connections to 127.0.0.1 in the namespace, which is the pod's alone, come to the guest.
-    pub fn forward_ports(&self) {
-        match Forward::serve(&self.namespace, self.agent.clone(), self.log.clone()) {
-            Ok(forward) => drop(self.forward.set(forward)),
-            // A host may have no BPF; the pod runs all the same.
-            Err(error) => {
-                self.log.warn("", &format!("port-forward does not reach this pod: {}", chain(&error)))
-            }
-        }
+    /// The namespace is one pod's of Kubernetes alone: connections to 127.0.0.1 there come to the guest, and who answers at a
+    /// loopback address is one of the pod's containers.
+    pub fn is_a_pods_alone(&self) {
+        let forward = Forward::serve(&self.namespace, self.agent.clone(), self.log.clone());
+        // A host may have no BPF; the pod runs all the same.
+        let told = forward.map_err(|error| {
+            self.log.warn("", &format!("port-forward does not reach this pod: {}", chain(&error)));
+        });
+        self.forward.set(told.ok()).ok();
     }
 
     /// Tells the guest what the network is now, for a container that is started, which finds name servers by the file
@@ -166,6 +166,9 @@ impl Network {
     /// Where a name server answers at a loopback address, which is one of the namespace and not of the guest, leads the
     /// guest's questions there.
     async fn serve_names(&self, state: &mut State) -> Result<(), ShimError> {
+        if self.forward.get().is_some() {
+            return Ok(());
+        }
         let (None, Some(path)) = (&state.names, &state.resolv_conf) else { return Ok(()) };
         let text = fs::read_to_string(path).map_err(ShimError::path("read", path))?;
         let Some(server) = names::on_loopback(&text) else { return Ok(()) };

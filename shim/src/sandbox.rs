@@ -234,7 +234,7 @@ impl Shim {
         pod.first = Some(GUESTS_OWN);
         pod.gives_names = sandbox.names;
         if sandbox.names && sandbox.network().is_some() {
-            pod.network.forward_ports();
+            pod.network.is_a_pods_alone();
         }
         let running = Running { pid: pod.machine.pid(), since: SystemTime::now(), agent: pod.agent.clone() };
         sandbox.state.send_replace(State::Running(running.clone()));

@@ -168,7 +168,7 @@ impl Shim {
         let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
         let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
         if spec.pod().is_some() && matches!(spec.network()?, NetworkNamespace::At(_)) {
-            pod.network.forward_ports();
+            pod.network.is_a_pods_alone();
         }
         match self.add(&mut pod, spec, order, images).await {
             Ok(container) => {

@@ -21,7 +21,7 @@ const PAUSE: &str = "localhost/pause:latest";
 pub struct Kubelet {
     containerd: Containerd,
     pub cri: Cri,
-    pod: PodConfig,
+    pub pod: PodConfig,
 }
 
 /// A program of the host, to its end.

@@ -134,8 +134,6 @@ pub struct UpdateResources {
     pub container: String,
     #[prost(message, optional, tag = "2")]
     pub linux: Option<Resources>,
-    #[prost(map = "string, string", tag = "4")]
-    pub annotations: HashMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
