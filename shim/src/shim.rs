@@ -139,6 +139,7 @@ impl Shim {
             sandbox.running("create a container in the sandbox")?;
         }
         let spec = ContainerSpec::read(&order.bundle)?;
+        spec.hooks()?.refuse_gpus()?;
         let images = Images::of(&order.rootfs)?;
         let made = match &mut *pod {
             Some((pod, _)) => self.add(pod, &spec, &order, images.as_ref()).await,
