@@ -115,3 +115,23 @@ async fn a_logging_program_is_given_both_and_waited_for() {
     let file = |name| fs::read_to_string(directory.join(name)).unwrap();
     assert_eq!((file("1").as_str(), file("2").as_str()), ("to out", "to error"));
 }
+
+#[tokio::test]
+async fn a_logging_program_of_a_terminal_finds_standard_error_at_its_end() {
+    let (fixture, _) = fixture();
+    let directory = fixture.directory.path();
+    let script = "exec%205>%26-;cat%20<%264%20>$DIR/2;cat%20<%263%20>$DIR/1";
+    let address = format!("binary:///bin/sh?-c={script}&env.DIR={}", directory.display());
+    let paths = Paths { stdout: address.clone(), stderr: address, terminal: true, ..Paths::default() };
+    assert!(!paths.wanted(None).stderr);
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
+    let mut process = fixture.process.stdout.unwrap();
+    process.write_all(b"shown").await.unwrap();
+    // The program comes to it while the process runs.
+    while !directory.join("1").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    drop(process);
+    carried.drained().await;
+    assert_eq!(fs::read_to_string(directory.join("1")).unwrap(), "shown");
+}
