@@ -94,7 +94,8 @@ impl Services {
         let mounts = Mounts::default();
         let containers = Containers::new(Runtime::of_guest(), reaper.clone(), streams.clone());
         let shut_down = Arc::new(AtomicBool::new(false));
-        let sandbox = Sandbox::new(containers.clone(), mounts.clone(), Arc::clone(&shut_down));
+        let sandbox =
+            Sandbox::new(containers.clone(), mounts.clone(), streams.clone(), Arc::clone(&shut_down));
         let storage = Storage::new(mounts, containers.clone(), reaper, streams);
         Self {
             sandbox: SandboxServer::new(sandbox).max_decoding_message_size(MAX_REQUEST),

@@ -104,6 +104,9 @@ impl TryFrom<String> for Parameters {
     }
 }
 
+/// How the names of annotations begin that mean something to the shim.
+pub const OWN_ANNOTATIONS: &str = "io.rvm.";
+
 /// An annotation of a pod that means something to the shim.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub enum Annotation {

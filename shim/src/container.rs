@@ -18,6 +18,7 @@ use crate::disks::{Disks, Mounted};
 use crate::error::{ShimError, chain};
 use crate::hooks::{Hooks, Moment, Subject};
 use crate::log::Log;
+use crate::logger;
 use crate::mounts::Files;
 use crate::network::Network;
 use crate::process::{Exit, KILLED, Process, State};
@@ -45,6 +46,8 @@ pub struct Container {
     pub(crate) agent: Agent,
     pub(crate) network: Arc<Network>,
     pub(crate) streams: Arc<Streams>,
+    /// containerd's, which it is in.
+    pub(crate) namespace: String,
     pub(crate) resolv_conf: Option<PathBuf>,
     pub(crate) hooks: Hooks,
 }
@@ -95,7 +98,8 @@ impl Container {
 
     /// Starts the process of an exec.
     pub async fn start_exec(&self, process: &Process) -> Result<(), ShimError> {
-        let opened = process.paths.open(&self.streams)?;
+        let subject = logger::Subject { namespace: &self.namespace, id: process.id() };
+        let opened = process.paths.open(&self.streams, subject).await?;
         let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
         let request = ExecRequest {
             container: process.container.clone(),

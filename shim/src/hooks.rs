@@ -18,6 +18,9 @@ use crate::error::ShimError;
 /// A hook without a limit of its own may take so long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How the names of programs begin that are hooks for GPUs.
+const GPU_HOOKS: [&str; 3] = ["nvidia-container-", "nvidia-ctk", "nvidia-cdi-hook"];
+
 /// Of what a hook that failed wrote, in bytes from the end.
 const WORDS: usize = 1024;
 
@@ -71,6 +74,23 @@ pub struct Subject<'a> {
 }
 
 impl Hooks {
+    /// Refuses hooks that would give the container a device of the host: those of NVIDIA's toolkit, by which `docker run --gpus`
+    /// and `ctr run --gpus` do so. They would find the VMM's files in place of the container's.
+    pub fn refuse_gpus(&self) -> Result<(), ShimError> {
+        let lists = [&self.prestart, &self.create_runtime, &self.poststart, &self.poststop];
+        for hook in lists.into_iter().flatten() {
+            let words = hook.args.iter().map(Path::new).chain([hook.path.as_path()]);
+            let mut names = words.filter_map(|word| word.file_name()?.to_str());
+            if names.any(|name| GPU_HOOKS.iter().any(|begin| name.starts_with(begin))) {
+                return Err(ShimError::Unsupported {
+                    what: format!("GPUs of the host in a container (the hook '{}')", hook.path.display()),
+                    reason: "a virtual machine has no way to them; leave out `--gpus`",
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Runs those of this moment, one after the other; the first that fails is the error.
     pub async fn run(&self, moment: Moment, subject: Subject<'_>) -> Result<(), ShimError> {
         let (status, lists) = match moment {
@@ -167,5 +187,24 @@ mod tests {
             json!({ "prestart": [{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 0 }] });
         let error = crate::error::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
         assert!(error.contains("longer than 0 s"), "{error}");
+    }
+
+    #[test]
+    fn hooks_for_gpus_are_refused_and_others_are_not() {
+        let refused = |hook: serde_json::Value| {
+            let hooks: Hooks = serde_json::from_value(json!({ "prestart": [hook] })).unwrap();
+            hooks.refuse_gpus().err().map(|error| error.to_string())
+        };
+        // As Docker has it, and as containerd's client has it.
+        let docker = json!({ "path": "/usr/bin/nvidia-container-runtime-hook",
+            "args": ["nvidia-container-runtime-hook", "prestart"], "env": ["NVIDIA_VISIBLE_DEVICES=all"] });
+        let ctr = json!({ "path": "/usr/bin/containerd",
+            "args": ["containerd", "oci-hook", "--", "/usr/bin/nvidia-container-cli", "--load-kmods"] });
+        for hook in [docker, ctr] {
+            assert!(refused(hook.clone()).unwrap().contains("GPUs of the host"), "{hook}");
+        }
+        let network =
+            json!({ "path": "/proc/7/exe", "args": ["libnetwork-setkey", "-exec-root=/var/run/docker"] });
+        assert_eq!(refused(network), None);
     }
 }

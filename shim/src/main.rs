@@ -8,6 +8,7 @@
 //!
 //! The contract is containerd's runtime v2 (core/runtime/v2/README.md there). docs/shim.md says what is supported.
 
+mod address;
 mod bootstrap;
 mod cgroup;
 mod config;
@@ -18,10 +19,13 @@ mod disks;
 mod error;
 mod events;
 mod flags;
+mod forward;
 mod hooks;
 mod images;
 mod info;
 mod log;
+mod logger;
+mod lookup;
 mod mounts;
 mod names;
 mod network;

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rvm_agent_proto::ConfigureRequest;
@@ -17,6 +17,7 @@ use rvm_sandbox::network::{Cards, Changes};
 use tokio::sync::Mutex;
 
 use crate::error::{ShimError, chain};
+use crate::forward::Forward;
 use crate::log::Log;
 use crate::names::{self, Names};
 use crate::place::Place;
@@ -39,6 +40,8 @@ pub struct Network {
     namespace: Arc<File>,
     /// Held until the guest knows, so that it hears things in their order.
     state: Mutex<State>,
+    /// Set where it is a pod of Kubernetes: connections to its ports, where the host can lead them to it.
+    forward: OnceLock<Option<Forward>>,
 }
 
 struct State {
@@ -95,6 +98,7 @@ impl Wiring {
             log,
             namespace: Arc::new(self.namespace),
             state: Mutex::new(State { cards: self.cards, names: None, resolv_conf: None }),
+            forward: OnceLock::new(),
         });
         if let Some(changes) = changes {
             let following = follow(changes, Arc::downgrade(&network));
@@ -121,6 +125,17 @@ impl Network {
                 reason: "it is not that of the container's pod, and containers of one pod share theirs",
             }),
         }
+    }
+
+    /// The namespace is one pod's of Kubernetes alone: connections to 127.0.0.1 there come to the guest, and who answers at a
+    /// loopback address is one of the pod's containers.
+    pub fn is_a_pods_alone(&self) {
+        let forward = Forward::serve(&self.namespace, self.agent.clone(), self.log.clone());
+        // A host may have no BPF; the pod runs all the same.
+        let told = forward.map_err(|error| {
+            self.log.warn("", &format!("port-forward does not reach this pod: {}", chain(&error)));
+        });
+        self.forward.set(told.ok()).ok();
     }
 
     /// Tells the guest what the network is now, for a container that is started, which finds name servers by the file
@@ -151,6 +166,9 @@ impl Network {
     /// Where a name server answers at a loopback address, which is one of the namespace and not of the guest, leads the
     /// guest's questions there.
     async fn serve_names(&self, state: &mut State) -> Result<(), ShimError> {
+        if self.forward.get().is_some() {
+            return Ok(());
+        }
         let (None, Some(path)) = (&state.names, &state.resolv_conf) else { return Ok(()) };
         let text = fs::read_to_string(path).map_err(ShimError::path("read", path))?;
         let Some(server) = names::on_loopback(&text) else { return Ok(()) };

@@ -1,6 +1,7 @@
 //! What CRI says of a pod whose sandbox the shim is to make: `runtime.v1.PodSandboxConfig` of the Kubernetes CRI API, as
 //! far as it is a machine's business. The rest is containerd's (names, log files, published ports) or that of a pause
-//! container, which there is none of.
+//! container, which there is none of: its user and groups, its profiles of seccomp and AppArmor, whether its root file system is
+//! read-only. What confines the pod's containers is in their own specifications.
 //!
 //! It becomes what the machine of a pod is made by otherwise: the words of a specification.
 
@@ -62,6 +63,28 @@ struct LinuxConfig {
 struct Security {
     #[prost(message, optional, tag = "1")]
     namespaces: Option<Namespaces>,
+    #[prost(message, optional, tag = "2")]
+    selinux: Option<SeLinux>,
+}
+
+/// `SELinuxOption`.
+#[derive(Clone, PartialEq, Message)]
+struct SeLinux {
+    #[prost(string, tag = "1")]
+    user: String,
+    #[prost(string, tag = "2")]
+    role: String,
+    #[prost(string, tag = "3")]
+    kind: String,
+    #[prost(string, tag = "4")]
+    level: String,
+}
+
+/// `UserNamespace`, without its maps of numbers.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct UserNamespace {
+    #[prost(int32, tag = "1")]
+    mode: i32,
 }
 
 /// `NamespaceOption`; each a `NamespaceMode`.
@@ -73,6 +96,8 @@ struct Namespaces {
     pid: i32,
     #[prost(int32, tag = "3")]
     ipc: i32,
+    #[prost(message, optional, tag = "5")]
+    users: Option<UserNamespace>,
 }
 
 /// `LinuxContainerResources`; 0 is no limit.
@@ -104,20 +129,36 @@ impl PodConfig {
         Ok(Some(pod))
     }
 
-    /// Refuses what would be the host's.
+    /// Refuses what would be the host's, and what a guest has not.
     fn check(&self) -> Result<(), ShimError> {
-        let security = self.linux.as_ref().and_then(|linux| linux.security.as_ref());
-        let Some(modes) = security.and_then(|security| security.namespaces) else { return Ok(()) };
+        let Some(security) = self.linux.as_ref().and_then(|linux| linux.security.as_ref()) else {
+            return Ok(());
+        };
+        let unsupported = |what: &str, reason| Err(ShimError::Unsupported { what: what.to_owned(), reason });
+        // An option that says nothing is none.
+        if security.selinux.as_ref().is_some_and(|options| *options != SeLinux::default()) {
+            return unsupported(
+                "SELinux options of a pod (seLinuxOptions)",
+                "the guest has no SELinux, and the machine's process has the label of containerd's; leave them out",
+            );
+        }
+        let Some(modes) = security.namespaces else { return Ok(()) };
+        if modes.users.is_some_and(|users| users.mode != NODE) {
+            return unsupported(
+                "a user namespace of a pod (hostUsers: false)",
+                "its users are the guest's, and none of them is one of the host; leave hostUsers out",
+            );
+        }
         let hosts = [
             (modes.network, "the host's network in a pod"),
             (modes.pid, "the host's processes in a pod"),
             (modes.ipc, "the host's shared memory and queues in a pod"),
         ];
         match hosts.into_iter().find(|(mode, _)| *mode == NODE) {
-            Some((_, what)) => Err(ShimError::Unsupported {
-                what: what.to_owned(),
-                reason: "a virtual machine is apart from them; leave the namespace to the pod, as is the default",
-            }),
+            Some((_, what)) => unsupported(
+                what,
+                "a virtual machine is apart from them; leave the namespace to the pod, as is the default",
+            ),
             None => Ok(()),
         }
     }
@@ -208,11 +249,32 @@ mod tests {
             (Namespaces { pid: NODE, ..Namespaces::default() }, "processes"),
             (Namespaces { ipc: NODE, ..Namespaces::default() }, "shared memory"),
         ] {
-            let security = Some(Security { namespaces: Some(namespaces) });
+            let security = Some(Security { namespaces: Some(namespaces), selinux: None });
             let value = pod(LinuxConfig { security, ..LinuxConfig::default() }).encode_to_vec();
             let error = PodConfig::read(&options(TYPE, value)).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_guest_has_not_is_refused_and_what_is_a_pause_containers_is_not() {
+        // linux = 8 { security_context = 2 { ... } }.
+        let read = |security: &[u8]| {
+            let length = u8::try_from(security.len()).unwrap();
+            let value = [&[0x42, length + 2, 0x12, length], security].concat();
+            PodConfig::read(&options(TYPE, value)).map(drop).map_err(|error| error.to_string())
+        };
+        // namespace_options = 1 { userns_options = 5 { mode = 1: POD is left out, uids = 2 { length = 3 } } }.
+        let users = read(b"\x0a\x06\x2a\x04\x12\x02\x18\x01").unwrap_err();
+        assert!(users.contains("hostUsers: false"), "{users}");
+        assert_eq!(read(b"\x0a\x04\x2a\x02\x08\x02"), Ok(()), "the node's users");
+        // selinux_options = 2 { level = 4 }.
+        let selinux = read(b"\x12\x04\x22\x02s0").unwrap_err();
+        assert!(selinux.contains("seLinuxOptions"), "{selinux}");
+        assert_eq!(read(b"\x12\x00"), Ok(()), "no option");
+        // run_as_user = 3 { value = 1 }, readonly_rootfs = 4, seccomp = 9 { profile_type = 1: Localhost, localhost_ref = 2 },
+        // apparmor = 10 { profile_type: Unconfined }.
+        assert_eq!(read(b"\x1a\x02\x08\x07\x20\x01\x4a\x06\x08\x02\x12\x02/p\x52\x02\x08\x01"), Ok(()));
     }
 
     #[test]

@@ -15,9 +15,6 @@ use tokio::sync::watch;
 use crate::error::ShimError;
 use crate::stdio::{Carried, Paths};
 
-/// How long output may take to be read after the end of the process that wrote it, when the process is deleted.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long a client of connections may take to read everything, before it hears of the end all the same.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -173,7 +170,7 @@ impl Process {
         let carried = locked(&self.carried).take();
         Ok(match carried {
             Some(mut carried) if matches!(self.state(), State::Ended(_)) => {
-                tokio::time::timeout(DRAIN_PATIENCE, carried.drained()).await.is_ok()
+                tokio::time::timeout(carried.patience, carried.drained()).await.is_ok()
             }
             // What was never started has said nothing.
             _ => true,

@@ -233,6 +233,9 @@ impl Shim {
         let (mut pod, held) = self.boot(&sandbox.spec, None, config, sandbox.setup.clone()).await?;
         pod.first = Some(GUESTS_OWN);
         pod.gives_names = sandbox.names;
+        if sandbox.names && sandbox.network().is_some() {
+            pod.network.is_a_pods_alone();
+        }
         let running = Running { pid: pod.machine.pid(), since: SystemTime::now(), agent: pod.agent.clone() };
         sandbox.state.send_replace(State::Running(running.clone()));
         tokio::spawn(attend(sandbox, pod.machine.clone(), running.since, self.log.clone()));

@@ -145,6 +145,17 @@ impl Task for TaskService {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Result<Empty> {
         let container = self.0.container(&request.id).await?;
+        // As with runc, others mean nothing to who changes limits.
+        if let Some(name) = request.annotations.keys().find(|name| name.starts_with(config::OWN_ANNOTATIONS))
+        {
+            let reason =
+                "it sizes the machine, which stays as it was booted; limits of containers alone can change";
+            return Err(ShimError::Unsupported {
+                what: format!("the annotation {name} in an update"),
+                reason,
+            }
+            .into());
+        }
         container.update(request.resources.into_option().unwrap_or_default().value).await?;
         Ok(Empty::default())
     }

@@ -27,12 +27,13 @@ use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
 use crate::images::Images;
 use crate::log::Log;
+use crate::logger;
 use crate::mounts::{Files, Root};
 use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod, SHUTDOWN_PATIENCE};
 use crate::process::{Exit, Process, State};
 use crate::sandbox::{self, Sandbox};
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, NetworkNamespace};
 use crate::stdio::Paths;
 use crate::streaming::Streams;
 use crate::tell::Teller;
@@ -138,6 +139,7 @@ impl Shim {
             sandbox.running("create a container in the sandbox")?;
         }
         let spec = ContainerSpec::read(&order.bundle)?;
+        spec.hooks()?.refuse_gpus()?;
         let images = Images::of(&order.rootfs)?;
         let made = match &mut *pod {
             Some((pod, _)) => self.add(pod, &spec, &order, images.as_ref()).await,
@@ -166,6 +168,9 @@ impl Shim {
         let hostname = spec.hostname().map(str::to_owned);
         let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
         let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
+        if spec.pod().is_some() && matches!(spec.network()?, NetworkNamespace::At(_)) {
+            pod.network.is_a_pods_alone();
+        }
         match self.add(&mut pod, spec, order, images).await {
             Ok(container) => {
                 *slot = Some((pod, held));
@@ -279,6 +284,7 @@ impl Shim {
             agent: pod.agent.clone(),
             network: pod.network.clone(),
             streams: self.streams.clone(),
+            namespace: self.own.namespace.clone(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
             hooks,
         })
@@ -295,7 +301,8 @@ impl Shim {
             let request = ConfigureRequest { sysctls, ..ConfigureRequest::default() };
             pod.agent.sandbox().configure(request).await.map_err(AgentError::refused("set sysctls"))?;
         }
-        let opened = init.paths.open(&self.streams)?;
+        let subject = logger::Subject { namespace: &self.own.namespace, id: init.id() };
+        let opened = init.paths.open(&self.streams, subject).await?;
         let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
         let request = CreateRequest {
             id: init.container.clone(),

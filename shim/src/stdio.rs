@@ -1,4 +1,5 @@
-//! The streams of a process on containerd's side: FIFOs, or files, by their paths, or connections ([`crate::streaming`]).
+//! The streams of a process on containerd's side: FIFOs, or files, by their paths, or connections ([`crate::streaming`]);
+//! outputs can be those of a logging program ([`crate::logger`]).
 //!
 //! A client comes and goes (`ctr task attach`, a containerd that is started again); its going is no end of a stream:
 //!
@@ -11,9 +12,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rvm_sandbox::streams::{Stdio, Wanted};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -21,11 +23,16 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
+use crate::address::Address;
 use crate::error::ShimError;
+use crate::logger::{Logger, Patience, Subject};
 use crate::streaming::{Claim, Direction, Streams};
 
 /// Bytes that are carried at a time.
 const CHUNK: usize = 32 << 10;
+
+/// How long output may take to be read after the end of the process that wrote it, when the process is deleted.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the streams of a process are; an empty path is /dev/null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +48,8 @@ pub struct Paths {
 }
 
 enum Output {
-    Fifo(pipe::Sender),
+    /// A FIFO, or a pipe to a logging program.
+    Pipe(pipe::Sender),
     File(File),
     Stream(UnixStream, Claim),
 }
@@ -67,6 +75,8 @@ pub struct Opened {
     stdin: Option<Input>,
     stdout: Option<Output>,
     stderr: Option<Output>,
+    /// The program at the other end of both.
+    logger: Option<Logger>,
     terminal: bool,
 }
 
@@ -76,6 +86,8 @@ pub struct Carried {
     outputs: JoinSet<()>,
     /// Outputs of which a client loses what it has not been sent when it hears of the process's end.
     pub are_lost_with_the_end: bool,
+    /// How long what was written may take to be read when the process is deleted.
+    pub patience: Duration,
     /// Ends with this.
     _input: JoinSet<()>,
     kept: Option<Kept>,
@@ -92,26 +104,51 @@ impl Paths {
         }
     }
 
-    /// Opens them; `streams` are those at the shim's socket. Waits for nobody.
-    pub fn open(&self, streams: &Arc<Streams>) -> Result<Opened, ShimError> {
+    /// Opens them, of the process `subject`; `streams` are those at the shim's socket. Waits for nobody but a logging
+    /// program that is started.
+    pub async fn open(&self, streams: &Arc<Streams>, subject: Subject<'_>) -> Result<Opened, ShimError> {
         let wanted = self.wanted(None);
-        Ok(Opened {
-            stdin: wanted.stdin.then(|| open_input(&self.stdin, streams)).transpose()?,
-            stdout: wanted.stdout.then(|| open_output(&self.stdout, streams)).transpose()?,
-            stderr: wanted.stderr.then(|| open_output(&self.stderr, streams)).transpose()?,
-            terminal: self.terminal,
-        })
+        let stdin = wanted.stdin.then(|| open_input(&self.stdin, streams)).transpose()?;
+        let mut opened = Opened { stdin, stdout: None, stderr: None, logger: None, terminal: self.terminal };
+        match self.program()? {
+            Some(address) => {
+                let (logger, outputs) = Logger::start(&address, subject).await?;
+                opened.logger = Some(logger);
+                opened.stdout = Some(Output::Pipe(outputs.stdout));
+                opened.stderr = Some(Output::Pipe(outputs.stderr));
+            }
+            None => {
+                opened.stdout = wanted.stdout.then(|| open_output(&self.stdout, streams)).transpose()?;
+                opened.stderr = wanted.stderr.then(|| open_output(&self.stderr, streams)).transpose()?;
+            }
+        }
+        Ok(opened)
+    }
+
+    /// The logging program, where the outputs are one's. It is one for both.
+    fn program(&self) -> Result<Option<Address>, ShimError> {
+        let is_one = |address: &str| address.starts_with("binary://");
+        if !is_one(&self.stdout) && !is_one(&self.stderr) {
+            return Ok(None);
+        }
+        if self.stdout != self.stderr && !self.stderr.is_empty() {
+            return Err(ShimError::Unsupported {
+                what: "a logging program for one output, and something else for the other".to_owned(),
+                reason: "such a program is given both; give the same address for standard output and standard error",
+            });
+        }
+        Address::read(&self.stdout).map(Some)
     }
 }
 
 /// The path of a stream, which may be a `file:` address.
-fn path(address: &str) -> Result<&Path, ShimError> {
-    match address.split_once("://") {
-        None => Ok(Path::new(address)),
-        Some(("file" | "fifo", path)) => Ok(Path::new(path)),
-        Some((scheme, _)) => Err(ShimError::Unsupported {
+fn path(address: &str) -> Result<PathBuf, ShimError> {
+    let address = Address::read(address)?;
+    match address.scheme.as_deref() {
+        None | Some("file" | "fifo") => Ok(address.path),
+        Some(scheme) => Err(ShimError::Unsupported {
             what: format!("streams by '{scheme}://'"),
-            reason: "FIFOs, files and CRI's streaming are what a process's streams can be",
+            reason: "FIFOs, files, CRI's streaming and, for outputs, logging programs are what they can be",
         }),
     }
 }
@@ -121,10 +158,10 @@ fn open_input(address: &str, streams: &Arc<Streams>) -> Result<Input, ShimError>
         return streams.open(address, Direction::In).map(|(from, claim)| Input::Stream(from, claim));
     }
     let path = path(address)?;
-    let failed = || ShimError::path("open standard input", path);
-    let from = pipe::OpenOptions::new().open_receiver(path).map_err(failed())?;
+    let failed = || ShimError::path("open standard input", &path);
+    let from = pipe::OpenOptions::new().open_receiver(&path).map_err(failed())?;
     // There is a reader now, so this does not wait either.
-    let kept = pipe::OpenOptions::new().open_sender(path).map_err(failed())?;
+    let kept = pipe::OpenOptions::new().open_sender(&path).map_err(failed())?;
     Ok(Input::Fifo { from, kept })
 }
 
@@ -133,12 +170,15 @@ fn open_output(address: &str, streams: &Arc<Streams>) -> Result<Output, ShimErro
         return streams.open(address, Direction::Out).map(|(to, claim)| Output::Stream(to, claim));
     }
     let path = path(address)?;
-    let failed = || ShimError::path("open the output", path);
-    if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-        let fifo = pipe::OpenOptions::new().read_write(true).open_sender(path).map_err(failed())?;
-        return Ok(Output::Fifo(fifo));
+    let failed = || ShimError::path("open the output", &path);
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        let fifo = pipe::OpenOptions::new().read_write(true).open_sender(&path).map_err(failed())?;
+        return Ok(Output::Pipe(fifo));
     }
-    let file = OpenOptions::new().append(true).create(true).open(path).map_err(failed())?;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(failed())?;
+    }
+    let file = OpenOptions::new().append(true).create(true).mode(0o644).open(&path).map_err(failed())?;
     Ok(Output::File(file))
 }
 
@@ -147,10 +187,24 @@ impl Opened {
     pub fn carry(self, guest: Stdio) -> Carried {
         let mut outputs = JoinSet::new();
         let are_streams = [&self.stdout, &self.stderr].map(|to| matches!(to, Some(Output::Stream(..))));
-        for (from, to) in [(guest.stdout, self.stdout), (guest.stderr, self.stderr)] {
+        let both = [(guest.stdout, self.stdout), (guest.stderr, self.stderr)];
+        let carried = both.map(|(from, to)| async move {
             if let (Some(from), Some(to)) = (from, to) {
-                outputs.spawn(carry_output(from, to));
+                carry_output(from, to).await;
             }
+        });
+        let mut patience = DRAIN_PATIENCE;
+        match self.logger {
+            Some(logger) => {
+                let Patience { by_itself, by_signal } = Patience::USUAL;
+                patience += by_itself + by_signal;
+                let [stdout, stderr] = carried;
+                outputs.spawn(async move {
+                    tokio::join!(stdout, stderr);
+                    logger.end(Patience::USUAL).await;
+                });
+            }
+            None => carried.into_iter().for_each(|carried| drop(outputs.spawn(carried))),
         }
         let mut input = JoinSet::new();
         let mut kept = None;
@@ -166,7 +220,8 @@ impl Opened {
                 }
             });
         }
-        Carried { outputs, are_lost_with_the_end: are_streams.contains(&true), _input: input, kept }
+        let are_lost_with_the_end = are_streams.contains(&true);
+        Carried { outputs, are_lost_with_the_end, patience, _input: input, kept }
     }
 }
 
@@ -192,7 +247,7 @@ async fn carry_output(mut from: UnixStream, mut to: Output) {
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let bytes = buffer.get(..length).unwrap_or_default();
         let written = match &mut to {
-            Output::Fifo(fifo) => fifo.write_all(bytes).await,
+            Output::Pipe(pipe) => pipe.write_all(bytes).await,
             Output::File(file) => file.write_all(bytes),
             Output::Stream(stream, _) => stream.write_all(bytes).await,
         };
@@ -224,88 +279,4 @@ async fn carry_input(mut from: impl AsyncRead + Unpin, mut to: UnixStream, termi
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
-mod tests {
-    use nix::sys::stat::Mode;
-    use tokio::io::AsyncReadExt;
-
-    use super::*;
-
-    struct Fixture {
-        directory: tempfile::TempDir,
-        guest: Stdio,
-        process: Stdio,
-    }
-
-    fn streams() -> Arc<Streams> {
-        Arc::new(Streams::new("/run/s".into()))
-    }
-
-    /// FIFOs as a client of containerd makes them, and both ends of a process's streams.
-    fn fixture() -> (Fixture, Paths) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| {
-            let path = directory.path().join(name);
-            nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
-            path.into_os_string().into_string().unwrap()
-        };
-        let paths = Paths { stdin: path("in"), stdout: path("out"), stderr: String::new(), terminal: false };
-        let (stdin, their_stdin) = UnixStream::pair().unwrap();
-        let (stdout, their_stdout) = UnixStream::pair().unwrap();
-        let guest = Stdio { stdin: Some(stdin), stdout: Some(stdout), stderr: None };
-        let process = Stdio { stdin: Some(their_stdin), stdout: Some(their_stdout), stderr: None };
-        (Fixture { directory, guest, process }, paths)
-    }
-
-    #[tokio::test]
-    async fn output_waits_for_its_reader_and_ends_with_the_process() {
-        let (fixture, paths) = fixture();
-        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
-        let mut process = fixture.process.stdout.unwrap();
-        process.write_all(b"before anybody reads").await.unwrap();
-        let mut reader = pipe::OpenOptions::new().open_receiver(&paths.stdout).unwrap();
-        let mut begin = [0; 20];
-        reader.read_exact(&mut begin).await.unwrap();
-        assert_eq!(&begin, b"before anybody reads");
-        drop(process);
-        carried.drained().await;
-        assert_eq!(reader.read(&mut begin).await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn input_ends_when_its_writer_is_gone_and_no_other_is_expected() {
-        let (fixture, paths) = fixture();
-        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
-        let mut process = fixture.process.stdin.unwrap();
-        for text in [b"one", b"two"] {
-            let mut writer = pipe::OpenOptions::new().open_sender(&paths.stdin).unwrap();
-            writer.write_all(text).await.unwrap();
-            let mut received = [0; 3];
-            // The first writer is gone when the second comes.
-            process.read_exact(&mut received).await.unwrap();
-            assert_eq!(&received, text);
-        }
-        carried.close_input();
-        let mut rest = Vec::new();
-        process.read_to_end(&mut rest).await.unwrap();
-        assert!(rest.is_empty());
-        assert!(fixture.directory.path().exists());
-    }
-
-    #[tokio::test]
-    async fn a_file_is_appended_to_and_other_addresses_are_refused_by_name() {
-        let (fixture, _) = fixture();
-        let log = fixture.directory.path().join("log");
-        fs::write(&log, "there before\n").unwrap();
-        let stdout = format!("file://{}", log.display());
-        let paths = Paths { stdout, ..Paths::default() };
-        let mut carried = paths.open(&streams()).unwrap().carry(fixture.guest);
-        let mut process = fixture.process.stdout.unwrap();
-        process.write_all(b"and after\n").await.unwrap();
-        drop(process);
-        carried.drained().await;
-        assert_eq!(fs::read_to_string(&log).unwrap(), "there before\nand after\n");
-        let binary = Paths { stdout: "binary:///usr/bin/nerdctl?x=y".to_owned(), ..Paths::default() };
-        let error = binary.open(&streams()).err().unwrap().to_string();
-        assert!(error.contains("'binary://'"), "{error}");
-    }
-}
+mod tests;

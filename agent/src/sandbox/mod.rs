@@ -1,6 +1,7 @@
 //! The guest as a whole, as the host asks for it: the `Sandbox` service of `agent.proto`.
 
 mod configure;
+mod dial;
 mod machine;
 mod names;
 mod resolver;
@@ -9,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rvm_agent_proto::{
-    ConfigureRequest, ConfigureResponse, HelloRequest, HelloResponse, MetricsRequest, MetricsResponse,
-    OnlineRequest, OnlineResponse, PROTOCOL, ShutdownRequest, ShutdownResponse, sandbox_server,
+    ConfigureRequest, ConfigureResponse, DialRequest, DialResponse, HelloRequest, HelloResponse,
+    MetricsRequest, MetricsResponse, OnlineRequest, OnlineResponse, PROTOCOL, ShutdownRequest,
+    ShutdownResponse, sandbox_server,
 };
 use tonic::{Request, Response, Status};
 
@@ -19,12 +21,14 @@ use crate::sandbox::names::Names;
 use crate::sandbox::resolver::Resolver;
 use crate::server::blocking;
 use crate::storage::Mounts;
+use crate::streams::Streams;
 
 /// The service.
 #[derive(Debug)]
 pub struct Sandbox {
     containers: Containers,
     mounts: Mounts,
+    streams: Streams,
     /// What /run/rvm/etc says; locked while it is written.
     names: Mutex<Names>,
     /// Who is asked about names in the host's place.
@@ -35,8 +39,8 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// The service, which tells the others by `shut_down` that it is over.
-    pub fn new(containers: Containers, mounts: Mounts, shut_down: Arc<AtomicBool>) -> Self {
-        Self { containers, mounts, names: Mutex::default(), resolver: Mutex::default(), shut_down }
+    pub fn new(containers: Containers, mounts: Mounts, streams: Streams, shut_down: Arc<AtomicBool>) -> Self {
+        Self { containers, mounts, streams, names: Mutex::default(), resolver: Mutex::default(), shut_down }
     }
 }
 
@@ -80,6 +84,11 @@ impl sandbox_server::Sandbox for Sandbox {
 
     async fn metrics(&self, _: Request<MetricsRequest>) -> Result<Response<MetricsResponse>, Status> {
         Ok(Response::new(machine::metrics()?))
+    }
+
+    async fn dial(&self, request: Request<DialRequest>) -> Result<Response<DialResponse>, Status> {
+        dial::dial(&self.streams, request.into_inner()).await?;
+        Ok(Response::new(DialResponse {}))
     }
 
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {

@@ -18,10 +18,10 @@ use crate::process::{PATIENCE, run};
 const PAUSE: &str = "localhost/pause:latest";
 
 /// A containerd with rvm as a runtime class, and what a kubelet would tell it.
-struct Kubelet {
+pub struct Kubelet {
     containerd: Containerd,
-    cri: Cri,
-    pod: PodConfig,
+    pub cri: Cri,
+    pub pod: PodConfig,
 }
 
 /// A program of the host, to its end.
@@ -36,7 +36,7 @@ fn tool(name: &str, words: &[&str]) {
 impl Kubelet {
     /// One whose pods' sandboxes are made by `sandboxer`, whose containers' streams are of the kind `io` ("": FIFOs), and
     /// whose pods have addresses in `network` (of three numbers).
-    fn new(sandboxer: &str, io: &str, network: &str) -> Option<Self> {
+    pub fn new(sandboxer: &str, io: &str, network: &str) -> Option<Self> {
         match daemon::registry() {
             Err(error @ Error::NotHere { .. }) => {
                 rvm_tests::cannot_run(&error.to_string());
@@ -100,7 +100,7 @@ impl Kubelet {
             linux: Some(LinuxPod {
                 cgroup_parent: format!("/rvm-{sandboxer}"),
                 sysctls: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "7".to_owned())].into(),
-                resources: Some(Resources { memory_limit: 128 << 20 }),
+                resources: Some(Resources { memory_limit: 128 << 20, ..Resources::default() }),
             }),
         };
         fs::create_dir_all(&pod.log_directory).unwrap();
@@ -109,7 +109,7 @@ impl Kubelet {
 
     /// Runs the pod; gives its name.
     #[track_caller]
-    fn run(&self) -> String {
+    pub fn run(&self) -> String {
         let request = RunPod { config: Some(self.pod.clone()), runtime_handler: "rvm".to_owned() };
         let pod: Id = self
             .cri
@@ -120,16 +120,31 @@ impl Kubelet {
 
     /// Starts a container of a script in the pod; gives its name.
     #[track_caller]
-    fn start(&self, pod: &str, name: &str, script: &str, namespaces: Namespaces) -> String {
+    pub fn start(&self, pod: &str, name: &str, script: &str, namespaces: Namespaces) -> String {
+        self.start_as(pod, name, script, namespaces, |_| {})
+    }
+
+    /// The same, with changes to its configuration.
+    #[track_caller]
+    pub fn start_as(
+        &self,
+        pod: &str,
+        name: &str,
+        script: &str,
+        namespaces: Namespaces,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> String {
         let added = vec!["NET_RAW".to_owned()];
         let security = Security { capabilities: Some(Capabilities { added }), namespaces: Some(namespaces) };
-        let config = ContainerConfig {
+        let mut config = ContainerConfig {
             metadata: Some(Metadata { name: name.to_owned(), ..Metadata::default() }),
             image: Some(Image { image: BUSYBOX.to_owned() }),
             command: ["sh", "-c", script].map(str::to_owned).into(),
             log_path: format!("{name}.log"),
-            linux: Some(LinuxContainer { security: Some(security) }),
+            linux: Some(LinuxContainer { resources: None, security: Some(security) }),
+            ..ContainerConfig::default()
         };
+        change(&mut config);
         let request =
             CreateContainer { pod: pod.to_owned(), config: Some(config), pod_config: Some(self.pod.clone()) };
         let container: Id = self.cri.done("RuntimeService/CreateContainer", request);
@@ -138,7 +153,7 @@ impl Kubelet {
     }
 
     /// What a container's file of logs has.
-    fn log(&self, name: &str) -> String {
+    pub fn log(&self, name: &str) -> String {
         fs::read_to_string(Path::new(&self.pod.log_directory).join(format!("{name}.log"))).unwrap_or_default()
     }
 
@@ -150,7 +165,7 @@ impl Kubelet {
 
     /// Waits for the end of a container; gives its exit status.
     #[track_caller]
-    fn end_of(&self, id: &str) -> i32 {
+    pub fn end_of(&self, id: &str) -> i32 {
         let begin = Instant::now();
         loop {
             let status = self.container(id);
@@ -161,7 +176,7 @@ impl Kubelet {
         }
     }
 
-    fn exec(&self, id: &str, script: &str) -> String {
+    pub fn exec(&self, id: &str, script: &str) -> String {
         let command = ["sh", "-c", script].map(str::to_owned).into();
         let request = ExecSync { container: id.to_owned(), command, timeout: 60 };
         let answer: ExecSyncAnswer = self.cri.done("RuntimeService/ExecSync", request);

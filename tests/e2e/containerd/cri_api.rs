@@ -116,10 +116,51 @@ pub struct LinuxPod {
     pub resources: Option<Resources>,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub struct Resources {
+    #[prost(int64, tag = "1")]
+    pub cpu_period: i64,
+    #[prost(int64, tag = "2")]
+    pub cpu_quota: i64,
+    #[prost(int64, tag = "3")]
+    pub cpu_shares: i64,
     #[prost(int64, tag = "4")]
     pub memory_limit: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateResources {
+    #[prost(string, tag = "1")]
+    pub container: String,
+    #[prost(message, optional, tag = "2")]
+    pub linux: Option<Resources>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PortForward {
+    #[prost(string, tag = "1")]
+    pub pod: String,
+    #[prost(int32, repeated, tag = "2")]
+    pub ports: Vec<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Attach {
+    #[prost(string, tag = "1")]
+    pub container: String,
+    #[prost(bool, tag = "2")]
+    pub stdin: bool,
+    #[prost(bool, tag = "4")]
+    pub stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub stderr: bool,
+}
+
+/// Where the streaming server has what was asked for.
+#[derive(Clone, PartialEq, Message)]
+pub struct Url {
+    #[prost(string, tag = "1")]
+    pub url: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -173,12 +214,19 @@ pub struct ContainerConfig {
     pub command: Vec<String>,
     #[prost(string, tag = "11")]
     pub log_path: String,
+    #[prost(bool, tag = "12")]
+    pub stdin: bool,
+    /// It ends with the first client's.
+    #[prost(bool, tag = "13")]
+    pub stdin_once: bool,
     #[prost(message, optional, tag = "15")]
     pub linux: Option<LinuxContainer>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub struct LinuxContainer {
+    #[prost(message, optional, tag = "1")]
+    pub resources: Option<Resources>,
     #[prost(message, optional, tag = "2")]
     pub security: Option<Security>,
 }

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use containerd_shim_protos::TaskClient;
-use containerd_shim_protos::api::{CreateTaskRequest, StartRequest};
+use containerd_shim_protos::api::{CreateTaskRequest, StartRequest, UpdateTaskRequest};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, PlatformRequest, PlatformResponse, SandboxMetricsRequest,
     SandboxMetricsResponse, SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest,
@@ -139,6 +141,18 @@ impl Shim {
         assert_eq!(self.create_container(container), Ok(()));
         let request = StartRequest { id: container.id.to_owned(), ..StartRequest::default() };
         assert!(answer("start a container", self.tasks.start(patience(), &request)).is_ok());
+    }
+
+    /// Changes no limit of a container, with this annotation.
+    pub fn update(&self, container: &Container, annotation: &str) -> Answer<()> {
+        let resources = Any { value: b"{}".to_vec(), ..Any::default() };
+        let request = UpdateTaskRequest {
+            id: container.id.to_owned(),
+            resources: MessageField::some(resources),
+            annotations: [(annotation.to_owned(), "1G".to_owned())].into(),
+            ..UpdateTaskRequest::default()
+        };
+        answer("update a container", self.tasks.update(patience(), &request)).map(drop)
     }
 
     /// Makes a container.

@@ -3,11 +3,13 @@
 
 mod cri;
 mod cri_api;
+mod cri_streams;
 mod direct;
 mod ends;
 mod files;
 mod images;
 mod install;
+mod logs;
 mod many;
 mod network;
 mod own;
@@ -16,3 +18,4 @@ mod restart;
 mod run;
 mod sandbox;
 mod tasks;
+mod websocket;

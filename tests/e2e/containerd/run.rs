@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::place::{BUSYBOX, Place, RUNTIME};
+use crate::process::run;
 use crate::terminal::Terminal;
 
 #[test]
@@ -121,5 +122,20 @@ fn a_configuration_is_obeyed_and_what_is_wrong_in_it_is_told() {
     assert!(ran.error.contains("rvm.toml': line 2: unknown field `cpu`"), "{ran:?}");
     let ran = run("", &["--annotation", "io.rvm.cpus=4"]);
     assert!(ran.error.contains("the annotation io.rvm.cpus"), "{ran:?}");
+    place.leaves_nothing();
+}
+
+#[test]
+fn gpus_of_the_host_are_refused_by_name() {
+    let Some(place) = Place::new("gpus") else { return };
+    // `ctr` looks for the program by which containers are given GPUs, and has a hook run it.
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("nvidia-container-cli");
+    std::fs::write(&program, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = place.ctr(&["run", "--rm", "--runtime", RUNTIME, "--gpus", "0", BUSYBOX, "c1", "true"]);
+    command.env("PATH", format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap()));
+    let ran = run(command);
+    assert!(ran.status != Some(0) && ran.error.contains("rvm does not support GPUs of the host"), "{ran:?}");
     place.leaves_nothing();
 }

@@ -90,6 +90,8 @@ fn a_sandbox_runs_without_containers_and_takes_them_in_until_it_is_stopped() {
 
     let second = Container::new("c2", "ps; exec sleep 1000", None);
     shim.run(&second);
+    assert_eq!(shim.update(&second, "example.org/by"), Ok(()));
+    assert_eq!(shim.update(&second, "io.rvm.memory"), Err(Code::UNIMPLEMENTED), "a machine stays as it is");
     let waits = SandboxClient::new(shim.another());
     let waits = std::thread::spawn(move || wait(&waits, "p1"));
     assert_eq!(shim.stop(), Ok(()));

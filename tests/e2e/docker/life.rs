@@ -21,6 +21,9 @@ fn a_container_lives_and_ends_as_with_any_runtime() {
     docker.said(&["unpause", "rvm-life"]);
     docker.said(&["update", "--memory", "100m", "--memory-swap", "100m", "rvm-life"]);
     assert_eq!(docker.exec("rvm-life", "cat /sys/fs/cgroup/memory.max"), "104857600");
+    docker.said(&["update", "--cpus", "0.5", "--pids-limit", "33", "rvm-life"]);
+    let limits = docker.exec("rvm-life", "cd /sys/fs/cgroup; echo $(cat cpu.max pids.max memory.max)");
+    assert_eq!(limits, "50000 100000 33 104857600");
 
     docker.said(&["stop", "rvm-life"]);
     assert_eq!(docker.inspect("rvm-life", ".State.Status"), "exited");
