@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rvm_tests::commands::{self, Memory, ctr, median, rvm, time};
+use rvm_tests::commands::{self, Memory, ctr, finish, median, rvm, time};
 use rvm_tests::oci::Layer;
 use rvm_tests::{artifact, daemon};
 use serde_json::{Value, json};
@@ -100,8 +100,8 @@ fn prepare() {
     fs::copy(READER, shared.join("guest-bench")).unwrap();
     daemon::containerd().unwrap();
     daemon::registry().unwrap();
-    time(rvm(&["pull", "--quiet", IMAGE]));
-    time(ctr(&["image", "pull", "--plain-http", IMAGE]));
+    finish(rvm(&["pull", "--quiet", IMAGE]));
+    finish(ctr(&["image", "pull", "--plain-http", IMAGE]));
 }
 
 /// An archive of small files, a hundred a directory.
@@ -130,14 +130,14 @@ fn measure(runtime: &Runtime) -> Figures {
         add("the same without a network, lab ms".into(), median(RUNS, alone));
     }
 
-    time((runtime.start)(IDLER));
+    finish((runtime.start)(IDLER));
     sleep(IDLE);
     for (process, mib) in resident(runtime) {
         add(format!("idle, MiB of {process}"), Some(mib));
     }
-    time((runtime.end)(IDLER));
+    finish((runtime.end)(IDLER));
 
-    time((runtime.start)(BOX));
+    finish((runtime.start)(BOX));
     let exec = median(RUNS, || (runtime.exec)(&["true"]));
     let beyond_exec = |time: Option<f64>| Some(time? - exec?);
     add("exec true, lab ms".into(), exec);
@@ -154,7 +154,7 @@ fn measure(runtime: &Runtime) -> Figures {
         }
     }
     fs::remove_dir_all(Path::new(SHARED).join("tree")).ok();
-    time((runtime.end)(BOX));
+    finish((runtime.end)(BOX));
     figures
 }
 

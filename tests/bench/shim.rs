@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rvm_tests::commands::{self, Memory, ctr, docker, median, time, time_together};
+use rvm_tests::commands::{self, Memory, ctr, docker, finish, median, time_together};
 use rvm_tests::{artifact, daemon};
 use serde_json::json;
 
@@ -85,7 +85,7 @@ impl Runtime {
         add("docker run --rm, lab ms", median(RUNS, || self.docker(&["--rm"], &["echo", "hi"])));
         add("ten at a time, by ctr, lab ms for all", self.together().and_then(|_| self.together()));
 
-        time(self.ctr(&["-d"], "idle", &["sleep", "1000000"]));
+        finish(self.ctr(&["-d"], "idle", &["sleep", "1000000"]));
         add(
             "ctr task exec of true, lab ms",
             median(RUNS, || ctr(&["task", "exec", "--exec-id", "more", "idle", "true"])),
@@ -97,8 +97,8 @@ impl Runtime {
         }
         let proportional = memory.iter().map(|memory| memory.proportional).sum();
         add("idle, MiB of all, what is shared divided", Some(proportional));
-        time(ctr(&["task", "rm", "--force", "idle"]));
-        time(ctr(&["container", "rm", "idle"]));
+        finish(ctr(&["task", "rm", "--force", "idle"]));
+        finish(ctr(&["container", "rm", "idle"]));
 
         self.network(&mut add);
         figures
@@ -110,8 +110,8 @@ impl Runtime {
         let published = format!("{PORT}:{PORT}");
         let common = ["-d", "--network", NETWORK, "-v", &volume];
         let serve = ["/load/guest-bench", "serve", &format!("0.0.0.0:{PORT}")];
-        time(self.docker(&[&common[..], &["--name", "server", "-p", &published]].concat(), &serve));
-        time(self.docker(&[&common[..], &["--name", "client"]].concat(), &["sleep", "1000000"]));
+        finish(self.docker(&[&common[..], &["--name", "server", "-p", &published]].concat(), &serve));
+        finish(self.docker(&[&common[..], &["--name", "client"]].concat(), &["sleep", "1000000"]));
         let server = format!("server:{PORT}");
         let gateway = format!("192.0.2.1:{PORT}");
         let inside = |script: &str| docker(&["exec", "client", "sh", "-c", script]);
@@ -140,7 +140,7 @@ impl Runtime {
             add(&format!("a MiB to it, {way}, lab ms"), beyond(format!("send {stream}"), MIB));
             add(&format!("a MiB from it, {way}, lab ms"), beyond(format!("receive {stream}"), MIB));
         }
-        time(docker(&["rm", "-f", "server", "client"]));
+        finish(docker(&["rm", "-f", "server", "client"]));
     }
 }
 
@@ -151,10 +151,10 @@ fn prepare() {
     daemon::containerd().unwrap();
     daemon::docker().unwrap();
     daemon::registry().unwrap();
-    time(ctr(&["image", "pull", "--plain-http", IMAGE]));
-    time(docker(&["pull", "--quiet", IMAGE]));
+    finish(ctr(&["image", "pull", "--plain-http", IMAGE]));
+    finish(docker(&["pull", "--quiet", IMAGE]));
     // Its gateway is the host's address on it.
-    time(docker(&["network", "create", "--subnet", "192.0.2.0/24", "--gateway", "192.0.2.1", NETWORK]));
+    finish(docker(&["network", "create", "--subnet", "192.0.2.0/24", "--gateway", "192.0.2.1", NETWORK]));
 }
 
 fn main() {

@@ -61,6 +61,16 @@ pub fn time_together(commands: Vec<Command>) -> Option<f64> {
     in_order.into_iter().all(|in_order| in_order).then_some(millis)
 }
 
+/// Runs `command` to its end, however long it takes: in a deterministic lab time passes at once while all wait for a disk.
+///
+/// # Panics
+/// When it cannot be started, or fails.
+pub fn finish(mut command: Command) {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.expect("a benchmark's programs are there");
+    assert!(status.success(), "{command:?}: {status}");
+}
+
 /// Runs `command` and swallows its output; whether it ended by itself.
 fn run(mut command: Command) -> bool {
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
