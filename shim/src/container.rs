@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rvm_agent_proto::{
-    DeleteRequest, ExecRequest, ResizeRequest, SignalRequest, StatsRequest, StatsResponse, UpdateRequest,
-    WaitRequest,
+    DeleteRequest, ExecRequest, ResizeRequest, SignalRequest, StartRequest, StatsRequest, StatsResponse,
+    UpdateRequest, WaitRequest,
 };
 use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::Machine;
@@ -94,6 +94,23 @@ impl Container {
     /// Whether it is frozen.
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Starts the first process.
+    pub async fn start_first(&self) -> Result<(), ShimError> {
+        self.network.ready_for(self.resolv_conf.as_deref()).await?;
+        let request = StartRequest { container: self.id().to_owned() };
+        let started = self.agent.containers().start(request).await;
+        started.map_err(AgentError::refused("start the container"))?;
+        Ok(())
+    }
+
+    /// Ends the first process, which could not be started, and waits until that is known: containerd's clients remove a
+    /// task that has ended, and `ctr` of containerd 1.7 no other.
+    pub async fn end_first(&self) {
+        // It may have ended already.
+        self.kill("", libc::SIGKILL.unsigned_abs(), false).await.ok();
+        tokio::time::timeout(FORGET_PATIENCE, self.init.ended()).await.ok();
     }
 
     /// Starts the process of an exec.

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api::Mount;
 use rvm_agent_proto::event::What;
-use rvm_agent_proto::{
-    ConfigureRequest, CreateRequest, EventsRequest, PauseRequest, ResumeRequest, StartRequest,
-};
+use rvm_agent_proto::{ConfigureRequest, CreateRequest, EventsRequest, PauseRequest, ResumeRequest};
 use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::streams;
@@ -322,13 +320,13 @@ impl Shim {
         let process = container.process(exec)?;
         let telling = process.telling.lock().await;
         process.require(State::Created, "start")?;
-        if exec.is_empty() {
-            container.network.ready_for(container.resolv_conf.as_deref()).await?;
-            let request = StartRequest { container: id.to_owned() };
-            let started = container.agent.containers().start(request).await;
-            started.map_err(AgentError::refused("start the container"))?;
-        } else {
+        if !exec.is_empty() {
             container.start_exec(&process).await?;
+        } else if let Err(error) = container.start_first().await {
+            // Its end is told like any other.
+            drop(telling);
+            container.end_first().await;
+            return Err(error);
         }
         process.reached(State::Running);
         self.teller.started(&process, container.pid).told().await;

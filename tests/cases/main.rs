@@ -89,6 +89,15 @@ mod together {
     }
 }
 
+/// It runs in a lab of each system, and fails in that of Debian stable.
+mod system {
+    #[test]
+    fn is_debian_testing() {
+        let release = std::fs::read_to_string("/etc/os-release").unwrap();
+        assert!(release.contains("VERSION_CODENAME=forky"), "{release}");
+    }
+}
+
 mod lab {
     use std::fs;
     use std::os::unix::process::parent_id;

@@ -72,6 +72,22 @@ fn what_fails_twice_has_failed() {
     assert_eq!(text.matches("arithmetic still works").count(), 2);
 }
 
+#[test]
+fn a_test_of_two_systems_runs_in_a_lab_of_each_and_is_told_apart() {
+    let (output, text) = cases("system::", &["--second-try"]);
+
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(last_line(&text), "1 passed, 1 failed, 0 skipped");
+    assert!(text.contains("  cases-stable system::is_debian_testing: panicked"), "not told of Debian stable");
+    assert!(text.contains("VERSION_CODENAME=trixie"), "the test did not run on Debian stable");
+    let labs = |system: &str| text.matches(&format!("a lab of Debian {system} is up")).count();
+    assert_eq!(
+        (labs("testing"), labs("stable")),
+        (1, 2),
+        "its second try is in a new lab of the same system"
+    );
+}
+
 /// The lab ends in the middle of `case`: that it fails, and why, is said of the case and of the lab.
 fn check_a_lost_lab(case: &str, limits: &[&str], why: &str) {
     let (output, text) = cases(case, limits);

@@ -95,6 +95,11 @@ fn a_program_that_is_not_there_is_told_and_nothing_is_left() {
     let ran = place.container(&[], "c1", &["/no/such/program"]);
     assert_ne!(ran.status, Some(0));
     assert!(ran.error.contains("/no/such/program"), "{ran:?}");
+    // In the background nobody removes the task; it can be.
+    let ran = place.run(&["run", "-d", "--runtime", RUNTIME, BUSYBOX, "c2", "/no/such/program"]);
+    assert_ne!(ran.status, Some(0));
+    assert_eq!(place.task("c2").1, "STOPPED");
+    place.remove("c2");
     place.leaves_nothing();
 }
 

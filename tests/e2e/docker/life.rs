@@ -45,7 +45,7 @@ fn files_outlive_a_restart_and_are_copied_both_ways() {
     docker.start("rvm-files", &[], &["sh", "-c", "echo written >>/data; sleep 1000"]);
     docker.said(&["cp", &there, "rvm-files:/root/copied"]);
     assert_eq!(docker.exec("rvm-files", "cat /root/copied"), "copied");
-    docker.said(&["restart", "--timeout", "0", "rvm-files"]);
+    docker.said(&["restart", "-t", "0", "rvm-files"]);
     docker.until(&["exec", "rvm-files", "cat", "/data"], |data| data == "written\nwritten\n");
     docker.said(&["cp", "rvm-files:/data", &back]);
     assert_eq!(std::fs::read_to_string(back).unwrap(), "written\nwritten\n");

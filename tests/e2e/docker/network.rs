@@ -30,7 +30,7 @@ fn a_published_port_leads_to_the_container() {
     assert_eq!(fetch("http://127.0.0.1:8190/"), "served\n");
     let own = docker.inspect("rvm-web", ".NetworkSettings.Networks.bridge.IPAddress");
     assert_eq!(fetch(&format!("http://{own}/")), "served\n");
-    docker.said(&["restart", "--timeout", "0", "rvm-web"]);
+    docker.said(&["restart", "-t", "0", "rvm-web"]);
     assert_eq!(fetch("http://127.0.0.1:8190/"), "served\n");
 
     // Who shares its network shares its machine.

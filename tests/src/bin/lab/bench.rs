@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::run::{self, RunArgs};
 use crate::suite;
+use crate::systems::System;
 use crate::test::container_images;
 use crate::visit::Surroundings;
 
@@ -32,7 +33,7 @@ pub fn bench(arguments: &BenchArgs) -> io::Result<i32> {
         {
             continue;
         }
-        let mut surroundings = Surroundings::for_tests();
+        let mut surroundings = Surroundings::of(System::Testing);
         surroundings.deterministic = true;
         surroundings.disks.push(format!("images={}", container_images()?.display()));
         surroundings.with.push(format!("{}:bench-{}", program.file.display(), program.target));

@@ -1,5 +1,5 @@
-//! Tests in labs: as many labs at a time as this machine has processors, to which the tests are dealt out one by one. What
-//! a lab loses goes to another, and what fails gets a second try.
+//! Tests in labs: as many labs at a time as this machine has processors, to which the tests are dealt out one by one. A
+//! lab has one system, and gets the tests of that system. What it loses goes to another, and what fails gets a second try.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,6 +12,7 @@ use crate::machine::{self, End};
 use crate::protocol::{Message, Outcome, PAYLOAD, Plan, Test, Work};
 use crate::report::Report;
 use crate::suite::Program;
+use crate::systems::System;
 use crate::test::{TestArgs, container_images, debian_image};
 use crate::times::Times;
 use crate::visit::{Surroundings, Visit};
@@ -73,13 +74,37 @@ struct Shared<'a> {
     programs: &'a [Program],
     plan: &'a Plan,
     arguments: &'a TestArgs,
-    /// The numbers of the tests that have not been started.
-    waiting: Mutex<VecDeque<usize>>,
+    waiting: Mutex<Waiting>,
     on_result: Mutex<OnResult<'a>>,
 }
 
-/// Runs the tests of `plan` in labs, some at a time. Each takes the next test when it has a place for one; where one is
-/// lost, another takes its place, as often as the arguments allow. Gives what was lost in the end.
+/// What has not begun.
+#[derive(Default)]
+struct Waiting {
+    /// Tests, by their numbers.
+    tests: VecDeque<usize>,
+    /// The systems of labs that start: each of these is about to take tests.
+    starting: Vec<System>,
+}
+
+/// A lab starts; until this is dropped.
+struct Starting<'a> {
+    waiting: &'a Mutex<Waiting>,
+    system: System,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let starting = &mut locked(self.waiting).starting;
+        if let Some(at) = starting.iter().position(|system| *system == self.system) {
+            starting.swap_remove(at);
+        }
+    }
+}
+
+/// Runs the tests of `plan` in labs, some at a time. Each takes the next test of its system when it has a place for one;
+/// where one is lost, another takes its place, as often as the arguments allow, and where one has ended and tests of
+/// another system wait, one of that system. Gives what was lost in the end.
 fn in_labs(
     programs: &[Program],
     plan: &Plan,
@@ -87,19 +112,26 @@ fn in_labs(
     arguments: &TestArgs,
     on_result: OnResult<'_>,
 ) -> io::Result<Vec<Lost>> {
-    let labs = at_a_time.min(plan.tests.len().div_ceil(plan.jobs));
-    let waiting = Mutex::new((0..plan.tests.len()).collect());
+    let waiting = Waiting { tests: (0..plan.tests.len()).collect(), starting: Vec::new() };
+    let waiting = Mutex::new(waiting);
     let shared = Shared { programs, plan, arguments, waiting, on_result: Mutex::new(on_result) };
     machine::block_signals()?;
     let mut lost = std::thread::scope(|scope| {
-        let labs: Vec<_> = (0..labs).map(|_| scope.spawn(|| shared.labs_in_turn())).collect();
+        let labs: Vec<_> = (0..at_a_time)
+            .map(|number| {
+                // One lab of Debian stable, where the fewest tests are, is enough for a beginning.
+                let first = if number == 1 { System::Stable } else { System::Testing };
+                let shared = &shared;
+                scope.spawn(move || shared.labs_in_turn(first))
+            })
+            .collect();
         let ended = labs.into_iter().map(|lab| lab.join().unwrap_or_else(|panic| resume_unwind(panic)));
         ended.filter_map(Result::transpose).collect::<io::Result<Vec<Lost>>>()
     })?;
     // Nobody is left to run these.
     let waiting = std::mem::take(&mut *locked(&shared.waiting));
     if let Some(lost) = lost.first_mut() {
-        lost.waiting = waiting.into();
+        lost.waiting = waiting.tests.into();
     }
     Ok(lost)
 }
@@ -125,22 +157,52 @@ impl Lost {
 }
 
 impl Shared<'_> {
-    /// One lab after the other, until one ends in order; what the last one lost, if there is none.
-    fn labs_in_turn(&self) -> io::Result<Option<Lost>> {
-        for left in (0..self.arguments.labs).rev() {
-            let Some(lost) = self.visit()? else { break };
-            if left == 0 {
+    /// One lab after the other, as long as tests wait, the first of this system if any of its tests do; what the last
+    /// one lost, if too many did not end in order.
+    fn labs_in_turn(&self, first: System) -> io::Result<Option<Lost>> {
+        let (mut system, mut lost_labs) = (first, 0);
+        while let Some(starting) = self.next_lab(system) {
+            system = starting.system;
+            let Some(lost) = self.visit(starting)? else { continue };
+            lost_labs += 1;
+            if lost_labs >= self.arguments.labs {
                 return Ok(Some(lost));
             }
             println!("{}: its {} tests without a result go to a new lab", lost.end, lost.running.len());
-            locked(&self.waiting).extend(lost.running);
+            locked(&self.waiting).tests.extend(lost.running);
         }
         Ok(None)
     }
 
+    /// A lab, of this system if possible, for tests that wait and that no lab which starts will take.
+    fn next_lab(&self, last: System) -> Option<Starting<'_>> {
+        let mut waiting = locked(&self.waiting);
+        let is_wanted = |system: &System| {
+            let tests = waiting.tests.iter().filter(|number| self.system_of(**number) == Some(*system));
+            let starting = waiting.starting.iter().filter(|starting| *starting == system);
+            tests.count() > starting.count() * self.plan.jobs
+        };
+        let system = [last].into_iter().chain(System::ALL).find(is_wanted)?;
+        waiting.starting.push(system);
+        Some(Starting { waiting: &self.waiting, system })
+    }
+
+    /// Takes the next test that waits for a lab of this system.
+    fn take(&self, system: System) -> Option<usize> {
+        let tests = &mut locked(&self.waiting).tests;
+        let at = tests.iter().position(|number| self.system_of(*number) == Some(system))?;
+        tests.remove(at)
+    }
+
+    fn system_of(&self, number: usize) -> Option<System> {
+        self.plan.tests.get(number).map(|test| test.system)
+    }
+
     /// Runs tests in one lab; gives what it lost, if it did not end in order or left results out.
-    fn visit(&self) -> io::Result<Option<Lost>> {
-        let mut surroundings = Surroundings::for_tests();
+    fn visit(&self, starting: Starting<'_>) -> io::Result<Option<Lost>> {
+        let system = starting.system;
+        let mut starting = Some(starting);
+        let mut surroundings = Surroundings::of(system);
         surroundings.disks.push(format!("debian={}", debian_image()?.display()));
         surroundings.disks.push(format!("images={}", container_images()?.display()));
         let mut visit = Visit::prepare(&surroundings)?;
@@ -152,8 +214,9 @@ impl Shared<'_> {
         let timeout = Some(Duration::from_secs(self.arguments.timeout));
         let end = visit.start(Work::Tests(self.plan.clone()), timeout, &mut |message| match message {
             Message::Free => {
-                let next = locked(&self.waiting).pop_front();
+                let next = self.take(system);
                 running.extend(next);
+                starting = None;
                 next
             }
             Message::Ended { test, outcome, millis, output } => {
@@ -166,7 +229,7 @@ impl Shared<'_> {
             }
             Message::Up { kernel, millis } => {
                 let time = Duration::from_millis(millis);
-                println!("the lab is up: Linux {kernel}, {:.1} s", time.as_secs_f64());
+                println!("a lab of {system} is up: Linux {kernel}, {:.1} s", time.as_secs_f64());
                 None
             }
             _ => None,

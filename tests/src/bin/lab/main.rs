@@ -13,6 +13,7 @@ mod report;
 mod run;
 mod runner;
 mod suite;
+mod systems;
 mod test;
 mod times;
 mod visit;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::systems::System;
+
 /// Name of the virtio-serial port that carries [`Message`]s.
 pub const PORT: &str = "rvm.control";
 
@@ -53,12 +55,14 @@ pub struct Test {
     pub directory: PathBuf,
     /// The name libtest knows it by.
     pub name: String,
+    /// The system of the labs that it runs in. On a machine whose own KVM is real only those of [`System::Testing`] run.
+    pub system: System,
 }
 
 impl Test {
     /// What reports and filters call it.
     pub fn full_name(&self) -> String {
-        format!("{} {}", self.suite, self.name)
+        format!("{}{} {}", self.suite, self.system.suffix(), self.name)
     }
 }
 

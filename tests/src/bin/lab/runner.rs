@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::protocol::{Outcome, Plan, Test};
+use crate::systems::System;
 
 /// The most that is kept of a test's output; of more, the beginning and the end.
 const OUTPUT_LIMIT: u64 = 128 * 1024;
@@ -166,6 +167,7 @@ pub fn list(suite: &str, program: &Path, directory: &Path) -> io::Result<Vec<(Te
             program: program.to_owned(),
             directory: directory.to_owned(),
             name,
+            system: System::Testing,
         };
         (test, is_ignored)
     };

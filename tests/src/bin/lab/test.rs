@@ -15,13 +15,14 @@ use crate::protocol::Plan;
 use crate::report::Report;
 use crate::runner::{self, Ended};
 use crate::suite::{self, Program};
+use crate::systems::{self, System};
 use crate::visit;
 
 /// The target whose tests need KVM.
-const E2E: &str = "e2e";
+pub const E2E: &str = "e2e";
 
 /// The harness's own material: tests that go wrong, in every way there is. They run only where they are asked for.
-const CASES: &str = "cases";
+pub const CASES: &str = "cases";
 
 #[derive(Args)]
 pub struct TestArgs {
@@ -78,10 +79,7 @@ pub fn test(arguments: &TestArgs) -> io::Result<i32> {
     if !plan.tests.is_empty() {
         let why_lab = if arguments.lab { Err("asked for".into()) } else { rvm_tests::kvm::real() };
         match why_lab {
-            Ok(()) => {
-                println!("{} end-to-end tests on this machine's KVM", plan.tests.len());
-                test_on_own_kvm(&plan, &mut report)?;
-            }
+            Ok(()) => test_on_own_kvm(plan, &mut report)?,
             Err(reason) => {
                 println!("{} end-to-end tests in the nested lab ({reason})", plan.tests.len());
                 labs::test(&need_kvm, plan, arguments, &mut report)?;
@@ -97,7 +95,13 @@ impl TestArgs {
     fn plan(&self, programs: &[Program], report: &mut Report) -> io::Result<Plan> {
         let mut tests = Vec::new();
         for program in programs {
-            for (test, ignored) in runner::list(&program.suite, &program.file, &program.directory)? {
+            let listed = runner::list(&program.suite, &program.file, &program.directory)?;
+            let (again, nameless) = systems::on_stable(&program.target, &listed);
+            for filter in nameless {
+                let name = format!("{}{} {filter}", program.suite, System::Stable.suffix());
+                report.missing(name, "no test has this in its name: see tests/src/bin/lab/systems.rs".into());
+            }
+            for (test, ignored) in listed.into_iter().chain(again) {
                 let name = test.full_name();
                 if !self.filters.is_empty() && !self.filters.iter().any(|filter| name.contains(filter)) {
                     continue;
@@ -124,8 +128,17 @@ fn test_here(plan: &Plan, env: &[(String, String)], report: &mut Report) {
     });
 }
 
-/// Gives the tests what the lab would give them.
-fn test_on_own_kvm(plan: &Plan, report: &mut Report) -> io::Result<()> {
+/// Gives the tests what the lab would give them. Those of another system than this machine's cannot run.
+fn test_on_own_kvm(mut plan: Plan, report: &mut Report) -> io::Result<()> {
+    let elsewhere = plan.tests.extract_if(.., |test| test.system != System::Testing);
+    for test in elsewhere {
+        let reason = format!("this machine's own KVM is used, and {} is only in a lab", test.system);
+        report.skip(test.full_name(), reason);
+    }
+    println!("{} end-to-end tests on this machine's KVM", plan.tests.len());
+    if plan.tests.is_empty() {
+        return Ok(());
+    }
     let directory = tempfile::Builder::new().prefix("rvm-test-").tempdir()?;
     // Tests write to their disks, and the cache must not see it.
     let debian = directory.path().join("debian.ext4");
@@ -143,7 +156,7 @@ fn test_on_own_kvm(plan: &Plan, report: &mut Report) -> io::Result<()> {
         (artifact::disk_variable("images"), container_images()?.display().to_string()),
         ("RVM_OUT".to_owned(), out.display().to_string()),
     ];
-    test_here(plan, &env, report);
+    test_here(&plan, &env, report);
     Ok(())
 }
 

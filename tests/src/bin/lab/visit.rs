@@ -11,12 +11,10 @@ use clap::Args;
 use crate::machine::{Console, End, Machine, OnMessage, SILENCE_LIMIT};
 use crate::payload::Payload;
 use crate::protocol::{Job, Work};
+use crate::systems::System;
 
 /// vCPUs of a lab unless told otherwise.
 const CPUS: u32 = 1;
-
-/// The lab's system unless told otherwise.
-pub const HOST: &str = "host";
 
 /// What a lab is like and what is in it.
 #[derive(Args)]
@@ -31,7 +29,7 @@ pub struct Surroundings {
     #[arg(long)]
     pub deterministic: bool,
     /// The lab's system: `host`, of Debian testing, or `stable`.
-    #[arg(long, default_value = HOST)]
+    #[arg(long, default_value = System::Testing.image())]
     pub host: String,
     /// vCPUs of the lab.
     #[arg(long, default_value_t = CPUS, conflicts_with = "deterministic")]
@@ -42,8 +40,9 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    pub fn for_tests() -> Self {
-        let host = HOST.to_owned();
+    /// What tests and benchmarks find, in a lab of this system.
+    pub fn of(system: System) -> Self {
+        let host = system.image().to_owned();
         Self { with: Vec::new(), disks: Vec::new(), deterministic: false, host, cpus: CPUS, memory: 6144 }
     }
 }
