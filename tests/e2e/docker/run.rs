@@ -1,5 +1,10 @@
 //! `docker run`: output, status, terminal, settings, and what is refused.
 
+use std::fs;
+use std::path::Path;
+
+use rvm_tests::artifact;
+
 use super::place::{BUSYBOX, Docker, RUNTIME};
 use crate::terminal::Terminal;
 
@@ -8,7 +13,7 @@ fn output_and_status_are_the_containers_and_the_kernel_is_not_the_hosts() {
     let Some(docker) = Docker::new() else { return };
     let ran = docker.run(&[], &["sh", "-c", "uname -r; echo error >&2; exit 7"]);
     assert_eq!((ran.status, ran.error.as_str()), (Some(7), "error\n"));
-    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert!(ran.out.starts_with("6.12") && ran.out != host, "{ran:?}");
 
     for (program, status, why) in
@@ -38,7 +43,7 @@ fn a_terminal_is_one() {
 fn settings_are_obeyed() {
     let Some(docker) = Docker::new() else { return };
     let shared = tempfile::tempdir().unwrap();
-    std::fs::write(shared.path().join("file"), "from the host\n").unwrap();
+    fs::write(shared.path().join("file"), "from the host\n").unwrap();
     let volume = format!("{}:/shared", shared.path().display());
     let flags = [
         ["-e", "COLOUR=blue"],
@@ -83,4 +88,37 @@ fn what_is_the_hosts_is_refused_by_name() {
         assert_eq!(ran.status, Some(125), "{ran:?}");
         assert!(ran.error.contains(what), "{ran:?}");
     }
+}
+
+#[test]
+fn what_goes_wrong_is_in_dockers_output() {
+    let Some(docker) = Docker::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let fixed = format!("{}:/fixed:ro", directory.path().display());
+    let full = "/full:size=4k";
+    let long = format!("/etc:/{}", "x".repeat(300));
+    for (flags, script, error) in [
+        (["-v", &fixed], "touch /fixed/file", "Read-only file system"),
+        (["--tmpfs", full], "cat /bin/busybox >/full/file", "No space left on device"),
+        (["-v", &long], "true", "name too long"),
+    ] {
+        let ran = docker.run(&flags, &["sh", "-c", script]);
+        assert!(ran.status != Some(0) && ran.error.contains(error), "{ran:?}");
+    }
+    let ran = docker.try_to(&["run", "--rm", "--runtime", RUNTIME, "localhost:5000/missing", "true"]);
+    assert!(ran.status == Some(125) && ran.error.contains("localhost:5000/missing"), "{ran:?}");
+}
+
+#[test]
+fn a_guest_that_does_not_boot_is_told_with_its_last_words() {
+    let Some(docker) = Docker::new() else { return };
+    if !artifact::in_lab() {
+        return rvm_tests::cannot_run("the shim's configuration is this machine's own");
+    }
+    // It allows more, and changes nothing for those that do not ask.
+    let drop_ins = Path::new("/etc/rvm/conf.d");
+    fs::create_dir_all(drop_ins).unwrap();
+    fs::write(drop_ins.join("allowed.toml"), "annotations = [\"io.rvm.kernel-parameters\"]\n").unwrap();
+    let ran = docker.run(&["--annotation", "io.rvm.kernel-parameters=rdinit=/no/such/init"], &["true"]);
+    assert!(ran.status != Some(0) && ran.error.contains("Kernel panic - not syncing: "), "{ran:?}");
 }

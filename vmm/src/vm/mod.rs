@@ -1,6 +1,6 @@
 //! The boot recipe: from a [`VmConfig`](rvm_config::VmConfig) to a machine whose processors wait for their first instruction.
 //!
-//! [`open`] opens every file, [`build`] makes the machine out of them; after that no path is looked up again.
+//! [`open()`] opens every file, [`build()`] makes the machine out of them; after that no path is looked up again.
 
 mod build;
 mod error;
