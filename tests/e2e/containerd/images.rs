@@ -94,12 +94,15 @@ impl Containerd {
     }
 }
 
-/// What the host has of this containerd's images: loop devices of its files, mounts of the devices that are the tests'.
+/// What the host has of this containerd's images: loop devices of its files, mounts of the devices that are the tests', but
+/// for those that another test's containerd has for a moment.
 fn host_state(containerd: &Containerd) -> String {
+    let own = containerd.path("");
     let loops = succeed("losetup", &["--all"]);
-    let loops = loops.lines().filter(|line| line.contains(&containerd.path("")));
+    let loops = loops.lines().filter(|line| line.contains(&own));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mounts = mounts.lines().filter(|line| line.contains("/dev/mapper/rvm-images"));
+    let mounts = mounts.filter(|line| line.contains(&own) || !line.contains("/tmpmounts/"));
     loops.chain(mounts).collect::<Vec<_>>().join("\n")
 }
 
