@@ -47,10 +47,13 @@ fn a_web_application_finds_its_database_and_the_database_its_data() {
     let web =
         ["--name", "rvm-shop-web", "-p", "8191:8000", "-v", &source, WEB, "python3", "-u", "/srv/web.py"];
     docker.said(&[&common[..], &web].concat());
+    let ready = "until pg_isready --quiet; do sleep 1; done";
+    docker.exec("rvm-shop-db", ready);
     assert_eq!(fetch("http://127.0.0.1:8191/"), "visit 1\n");
     assert_eq!(fetch("http://127.0.0.1:8191/"), "visit 2\n");
 
     docker.said(&["restart", "rvm-shop-db"]);
+    docker.exec("rvm-shop-db", ready);
     let logs = docker.try_to(&["logs", "rvm-shop-db"]);
     assert!(logs.error.contains("database system is shut down"), "{logs:?}");
     assert_eq!(fetch("http://127.0.0.1:8191/"), "visit 3\n");
