@@ -73,6 +73,8 @@ pub fn test(arguments: &TestArgs) -> io::Result<i32> {
     let plan = arguments.plan(&ordinary, &mut report)?;
     if !plan.tests.is_empty() {
         println!("{} tests on this machine", plan.tests.len());
+        // Those that take long wait for labs.
+        let plan = Plan { jobs: 2 * plan.jobs, ..plan };
         test_here(&plan, &[], &mut report);
     }
     let plan = arguments.plan(&need_kvm, &mut report)?;

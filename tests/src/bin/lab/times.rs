@@ -9,6 +9,18 @@ use std::time::Duration;
 
 use crate::protocol::Test;
 
+/// Those that take longest, by their modules, where nothing is known from an earlier run.
+const LONG: [&str; 8] = [
+    "docker::compose::",
+    "containerd::many::",
+    "docker::images::",
+    "docker::network::",
+    "run::services::",
+    "docker::life::",
+    "containerd::cri::",
+    "debian::",
+];
+
 /// Milliseconds, by the tests' full names.
 pub struct Times {
     file: PathBuf,
@@ -27,7 +39,10 @@ impl Times {
     /// Puts first what took longest, and before that what is not known.
     pub fn order(&self, tests: &mut [Test]) {
         let known = |test: &Test| self.millis.get(&test.full_name()).copied();
-        tests.sort_by_key(|test| std::cmp::Reverse(known(test).unwrap_or(u64::MAX)));
+        let place = |test: &Test| LONG.iter().position(|module| test.name.starts_with(module));
+        tests.sort_by_key(|test| {
+            (std::cmp::Reverse(known(test).unwrap_or(u64::MAX)), place(test).unwrap_or(LONG.len()))
+        });
     }
 
     /// Keeps what the test took this time.
