@@ -22,7 +22,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{chdir, chroot, mkdir, pivot_root};
 use rustix::thread::{CapabilitySet, capabilities, set_no_new_privs};
 
-use crate::privileges::Privileges;
+use crate::privileges::{self, Privileges};
 
 /// Where the new root is put together: a directory that every host with a /dev/kvm has.
 const WORKSHOP: &str = "/dev";
@@ -46,6 +46,8 @@ pub type Within<'a> = &'a mut dyn FnMut(BorrowedFd<'_>) -> io::Result<OwnedFd>;
 pub struct Jail {
     /// Whether there are any.
     apart: bool,
+    /// What may become this process's user.
+    number: u32,
 }
 
 impl Jail {
@@ -58,7 +60,7 @@ impl Jail {
             // What is mounted on the host appears here, below a shared directory as well; nothing goes the other way.
             mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)?;
         }
-        Ok(Self { apart })
+        Ok(Self { apart, number: privileges::own_number() })
     }
 
     /// Gives up, for this thread and all that it starts, what no later step needs; gives what is left. Every path has been
@@ -70,7 +72,7 @@ impl Jail {
         if self.apart {
             leave_the_hosts_files(lookups)?;
         }
-        Privileges::reduce(shares_files)
+        Privileges::reduce(self.number, shares_files)
     }
 }
 

@@ -59,8 +59,8 @@ pub struct Privileges {
 
 impl Privileges {
     /// Gives up, for this thread and all that it starts, what no thread needs: no other runs yet. For files this thread
-    /// is root as before, so that it can remove what it made.
-    pub fn reduce(shares_files: bool) -> io::Result<Self> {
+    /// is root as before, so that it can remove what it made. If it is root's, `number` becomes its user's and group's.
+    pub fn reduce(number: u32, shares_files: bool) -> io::Result<Self> {
         let kept = if shares_files { OF_A_FILE_SERVER } else { CapabilitySet::empty() };
         clear_ambient_capability_set()?;
         // What an execve could give, which nothing here makes; it takes nothing from what is kept.
@@ -72,7 +72,7 @@ impl Privileges {
             }
         }
         let kept = kept.intersection(capabilities(None)?.permitted);
-        let own = take_own_number(kept)?;
+        let own = take_own_number(number, kept)?;
         keep(kept)?;
         Ok(Self { own, shares_files })
     }
@@ -98,9 +98,9 @@ impl Privileges {
     }
 }
 
-/// Makes this thread's user and group a number of their own, with `kept` and root's number for files left, and gives it;
+/// Makes this thread's user and group `number`, or nobody's, with `kept` and root's number for files left, and gives it;
 /// `None` if this process is not root, or may not.
-fn take_own_number(kept: CapabilitySet) -> io::Result<Option<u32>> {
+fn take_own_number(number: u32, kept: CapabilitySet) -> io::Result<Option<u32>> {
     if !geteuid().is_root() || !capabilities(None)?.effective.contains(OF_NUMBERS) {
         return Ok(None);
     }
@@ -116,7 +116,7 @@ fn take_own_number(kept: CapabilitySet) -> io::Result<Option<u32>> {
     }
     set_keep_capabilities(true)?;
     let mut taken = None;
-    for number in [own_number(), NOBODY] {
+    for number in [number, NOBODY] {
         if take(number)? {
             taken = Some(number);
             break;
@@ -131,9 +131,9 @@ fn take_own_number(kept: CapabilitySet) -> io::Result<Option<u32>> {
     Ok(taken)
 }
 
-/// A number that no other VM of this host has while this one runs: that of the process, as the host counts it, also in a
-/// process namespace.
-fn own_number() -> u32 {
+/// A number for a user that no other VM of this host has while this one runs: of the process, as the host counts it, also
+/// in a process namespace. To be called while the host's /proc is there.
+pub fn own_number() -> u32 {
     let link = std::fs::read_link("/proc/self").ok();
     let process = link.and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(std::process::id);
     FIRST_NUMBER | process & 0x3f_ffff
