@@ -13,6 +13,7 @@ mod kvm;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod process;
 mod readme;
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod rights;
 mod run;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
