@@ -13,6 +13,8 @@ mod kvm;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod process;
 mod readme;
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod rights;
 mod run;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod terminal;

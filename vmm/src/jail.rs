@@ -4,8 +4,7 @@
 //! - Files. In a mount namespace of its own the root is an empty directory; below it is what devices look names up in
 //!   ([`Lookups`]): the shared directories, and that of the socket device. What was opened before stays open.
 //! - System V objects and the host's name: namespaces of its own.
-//! - Capabilities, capabilities(7): none, or where directories are shared, those by which a file server that is root acts
-//!   for owners of files.
+//! - Root's number, and its capabilities: [`crate::privileges`] has what is left of them to which thread.
 //!
 //! Namespaces take CAP_SYS_ADMIN: a VMM of an ordinary user, which has no capabilities to begin with, stays where it is,
 //! with what that user may do. What is left of system calls is in [`crate::seccomp`].
@@ -21,20 +20,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{chdir, chroot, mkdir, pivot_root};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
-};
+use rustix::thread::{CapabilitySet, capabilities, set_no_new_privs};
 
-/// What serving a directory takes: files of any owner, their owners, modes, device nodes, capabilities, and the
-/// attributes `trusted.*`, by which an overlayfs in the guest keeps its books.
-const OF_A_FILE_SERVER: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::FSETID)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::SETFCAP)
-    .union(CapabilitySet::SYS_ADMIN);
+use crate::privileges::{self, Privileges};
 
 /// Where the new root is put together: a directory that every host with a /dev/kvm has.
 const WORKSHOP: &str = "/dev";
@@ -58,6 +46,8 @@ pub type Within<'a> = &'a mut dyn FnMut(BorrowedFd<'_>) -> io::Result<OwnedFd>;
 pub struct Jail {
     /// Whether there are any.
     apart: bool,
+    /// What may become this process's user.
+    number: u32,
 }
 
 impl Jail {
@@ -70,19 +60,19 @@ impl Jail {
             // What is mounted on the host appears here, below a shared directory as well; nothing goes the other way.
             mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)?;
         }
-        Ok(Self { apart })
+        Ok(Self { apart, number: privileges::own_number() })
     }
 
-    /// Gives up, for this thread and all that it starts, what no later step needs. Every path has been opened; no other
-    /// thread runs yet.
-    pub fn enter(self, lookups: &mut dyn Lookups, shares_files: bool) -> io::Result<()> {
+    /// Gives up, for this thread and all that it starts, what no later step needs; gives what is left. Every path has been
+    /// opened; no other thread runs yet.
+    pub fn enter(self, lookups: &mut dyn Lookups, shares_files: bool) -> io::Result<Privileges> {
         // A core would have the guest's memory in it.
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         set_no_new_privs(true)?;
         if self.apart {
             leave_the_hosts_files(lookups)?;
         }
-        drop_capabilities(if shares_files { OF_A_FILE_SERVER } else { CapabilitySet::empty() })
+        Privileges::reduce(self.number, shares_files)
     }
 }
 
@@ -122,21 +112,4 @@ fn bind(fd: BorrowedFd<'_>, target: &Path) -> io::Result<OwnedFd> {
     let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
     mount(Some(source.as_str()), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
     Ok(open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
-}
-
-fn drop_capabilities(needed: CapabilitySet) -> io::Result<()> {
-    clear_ambient_capability_set()?;
-    for capability in CapabilitySet::all().difference(needed).iter() {
-        match remove_capability_from_bounding_set(capability) {
-            // A kernel that does not know it; a user who has none to pass on.
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let had = capabilities(None)?;
-    let kept = had.permitted.intersection(needed);
-    Ok(set_capabilities(
-        None,
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
-    )?)
 }

@@ -21,6 +21,7 @@ pub mod kvm;
 pub mod logging;
 pub mod memory;
 pub mod output_file;
+pub mod privileges;
 pub mod run;
 pub mod seccomp;
 #[cfg(feature = "cli")]

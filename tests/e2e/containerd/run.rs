@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::place::{BUSYBOX, Place, RUNTIME};
 use crate::process::run;
+use crate::rights;
 use crate::terminal::Terminal;
 
 #[test]
@@ -58,6 +59,16 @@ fn the_kernel_is_not_the_hosts() {
     assert!(ran.out.starts_with("6.12"), "{ran:?}");
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_ne!(ran.out.trim(), host.trim());
+}
+
+#[test]
+fn the_machine_has_none_of_roots_rights_on_the_host_but_those_of_a_file_server() {
+    let Some(place) = Place::new("rights") else { return };
+    place.detached(&[], "c1", &["sleep", "1000"]);
+    let threads = ["rvm", "rvm-vcpu0", "rvm-vsock", "rvm-rng"];
+    rights::are_given_up(place.task("c1").0, true, &threads);
+    place.remove("c1");
+    place.leaves_nothing();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::place::{Place, image};
 
 /// The processes of the only container: supervisor and VMM.
-fn processes(place: &Place) -> (Pid, Pid) {
+pub fn processes(place: &Place) -> (Pid, Pid) {
     let list: Vec<Value> = serde_json::from_str(&place.said(&["ps", "-a", "--json"])).unwrap();
     let pid = |field: &str| Pid::from_raw(i32::try_from(list[0][field].as_i64().unwrap()).unwrap());
     (pid("supervisor"), pid("vmm"))

@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
+use super::killed::processes;
 use super::place::{Place, image};
+use crate::rights;
 
 #[test]
 fn a_volume_is_written_inside_and_read_outside() {
@@ -120,4 +122,18 @@ fn a_file_is_shared_without_what_is_beside_it() {
         125,
         "regular files",
     );
+}
+
+#[test]
+fn the_machine_has_rights_of_its_own_and_those_of_a_file_server_with_a_volume() {
+    let place = Place::with(&["busybox"]);
+    let source = format!("{}:/data", place.path("work").display());
+    for volume in [&[][..], &["-v", &source]] {
+        let flags = ["--name", "box", &image("busybox"), "sleep", "1000"];
+        place.said(&[&["run", "-d"], volume, &flags].concat());
+        let (_, vmm) = processes(&place);
+        let threads = ["rvm", "rvm-vcpu0", "rvm-vsock", "rvm-block", "rvm-net", "rvm-rng"];
+        rights::are_given_up(vmm.as_raw(), !volume.is_empty(), &threads);
+        place.said(&["rm", "-f", "box"]);
+    }
 }

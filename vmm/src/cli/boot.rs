@@ -12,6 +12,7 @@ use crate::control::Control;
 use crate::jail::Jail;
 use crate::logging::{self, say};
 use crate::output_file::OutputFile;
+use crate::privileges::Confinement;
 use crate::run::{self, End, MainLoop};
 use crate::seccomp::{Filters, ThreadKind};
 use crate::stats;
@@ -75,15 +76,17 @@ fn boot(
     let output = console.writer().map_err(BuildError::host("open the console"))?;
     let filters = Filters::new(machine.seccomp)
         .map_err(BuildError::host("install the handler of seccomp violations"))?;
-    jail.enter(&mut parts, !machine.shares.is_empty()).map_err(BuildError::host("give up privileges"))?;
+    let shares_files = !machine.shares.is_empty();
+    let privileges = jail.enter(&mut parts, shares_files).map_err(BuildError::host("give up privileges"))?;
+    let confinement = Confinement::new(privileges, filters);
     timing.mark(Phase::Open);
-    let vm = vm::build(machine, parts, output, &filters, timing)?;
+    let vm = vm::build(machine, parts, output, &confinement, timing)?;
     // The user's files and terminal are left alone until nothing can fail any more that is likely to.
     let trace = trace.map(OutputFile::begin).transpose().map_err(BuildError::host("empty the trace file"))?;
     let console = console.begin().map_err(BuildError::host("set up the console"))?;
     let main_loop =
         MainLoop::new(machine, vm, console, control).map_err(BuildError::host("wait for events"))?;
-    filters.confine(ThreadKind::Main)();
+    confinement.confine(ThreadKind::Main)();
     timing.mark(Phase::FirstInstruction);
     let (end, vm) = main_loop.run().map_err(BuildError::host("wait for events"))?;
     Ok(Booted { end, vm, trace })

@@ -13,6 +13,7 @@
 mod program;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
 
 use nix::libc::{self, c_long};
@@ -118,7 +119,7 @@ const MAIN: &[Call] = &[
     Any(libc::SYS_recvmsg),
     Any(libc::SYS_sendto),
     Any(libc::SYS_mincore),
-    // What is attached by it: measured, locked, partitioned.
+    // What is attached by it: looked at, measured, locked, partitioned.
     With(libc::SYS_fcntl, 1, libc::F_GETFL as u64),
     With(libc::SYS_fcntl, 1, libc::F_SETFL as u64),
     With(libc::SYS_fcntl, 1, libc::F_OFD_SETLK as u64),
@@ -127,10 +128,7 @@ const MAIN: &[Call] = &[
     With(libc::SYS_ioctl, 1, BLKROGET),
     Any(libc::SYS_memfd_create),
     Any(libc::SYS_pwrite64),
-    // The vsock socket's name is removed at the end, if it is still ours.
     Any(libc::SYS_statx),
-    Any(libc::SYS_newfstatat),
-    Any(libc::SYS_unlinkat),
 ];
 
 /// _IO(0x12, 94)
@@ -170,6 +168,9 @@ const VSOCK: &[Call] = &[
     // Its working directory, from where it connects.
     With(libc::SYS_unshare, 0, libc::CLONE_FS as u64),
     Any(libc::SYS_fchdir),
+    // The name of its socket, removed at the end if it is still its own.
+    Without(libc::SYS_newfstatat, 0, NO_DESCRIPTOR),
+    Without(libc::SYS_unlinkat, 0, NO_DESCRIPTOR),
 ];
 
 /// Files of a shared directory. Descriptors are positive: AT_FDCWD, from where a path would be walked, is not. A
@@ -273,12 +274,17 @@ impl Filters {
                 return;
             }
             if let Err(error) = seccompiler::apply_filter(&kind.program()) {
-                crate::console::terminal::restore();
-                eprintln!("rvm: cannot confine the {kind:?} thread: {error}; --no-seccomp runs without");
-                std::process::exit(VIOLATION);
+                cannot_confine(kind, &format_args!("{error}; --no-seccomp runs without"));
             }
         }
     }
+}
+
+/// Ends the process, which has a thread that should be confined and is not.
+pub fn cannot_confine(kind: ThreadKind, why: &dyn Display) -> ! {
+    crate::console::terminal::restore();
+    eprintln!("rvm: cannot confine the {kind:?} thread: {why}");
+    std::process::exit(VIOLATION);
 }
 
 /// Lets the threads that are started from now on have one heap together. glibc gives each its own otherwise, and

@@ -23,7 +23,8 @@ use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
 use crate::kvm::{self, KvmError};
 use crate::memory;
-use crate::seccomp::{Filters, ThreadKind};
+use crate::privileges::Confinement;
+use crate::seccomp::ThreadKind;
 use crate::timing::{Phase, Timing};
 use crate::vcpu::{self, Vcpu, VcpuThread};
 
@@ -32,7 +33,7 @@ pub fn build(
     config: &VmConfig,
     parts: Parts,
     serial_out: Box<dyn io::Write + Send>,
-    filters: &Filters,
+    confinement: &Confinement,
     timing: &mut Timing,
 ) -> Result<Vm, BuildError> {
     let Parts { kvm, kernel, initrd, cmdline, devices, handles } = parts;
@@ -41,9 +42,14 @@ pub fn build(
 
     // Much of what KVM does here is waiting (for grace periods of the host's kernel): the kernel is loaded
     // meanwhile.
+    let privileges = confinement.privileges();
     let (kvm, loaded) = std::thread::scope(|scope| {
         let memory = &memory;
-        let kvm = scope.spawn(move || make_kvm(&kvm?, memory, config.cpus));
+        let kvm = scope.spawn(move || {
+            // A worker of KVM's own, if it makes one, has what this thread has.
+            privileges.shed(ThreadKind::Vcpu).map_err(BuildError::host("give up privileges"))?;
+            make_kvm(&kvm?, memory, config.cpus)
+        });
         let loaded = load(config, memory, kernel, initrd, &cmdline, devices.len());
         timing.mark(Phase::KernelLoad);
         (kvm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), loaded)
@@ -57,9 +63,9 @@ pub fn build(
     let events = MachineEvents::new().map_err(BuildError::host("make an event"))?;
     let serial = connect_serial(&fd, serial_out)?;
     let ports = Arc::new(port_bus(&events, &serial));
-    let (mmio, virtio) = connect_virtio(&fd, devices, &memory, filters)?;
+    let (mmio, virtio) = connect_virtio(&fd, devices, &memory, confinement)?;
     let vcpu_ended = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an event"))?;
-    let vcpus = spawn_vcpus(vcpu_fds, &ports, &Arc::new(mmio), &vcpu_ended, filters)?;
+    let vcpus = spawn_vcpus(vcpu_fds, &ports, &Arc::new(mmio), &vcpu_ended, confinement)?;
     timing.mark(Phase::Devices);
     Ok(Vm { fd, vcpus, virtio, serial, events, vcpu_ended, memory, handles, running: false })
 }
@@ -135,12 +141,12 @@ fn connect_virtio(
     fd: &VmFd,
     devices: Vec<Box<dyn VirtioDevice>>,
     memory: &GuestMemoryMmap,
-    filters: &Filters,
+    confinement: &Confinement,
 ) -> Result<(Bus, Transports), BuildError> {
     let (mut bus, mut transports) = (Bus::default(), Vec::new());
     let addresses = (layout::VIRTIO_MMIO..).step_by(0x1000);
     for (device, (address, gsi)) in devices.into_iter().zip(addresses.zip(layout::VIRTIO_GSI..)) {
-        let confine = filters.confine(thread_kind(device.kind()));
+        let confine = confinement.confine(thread_kind(device.kind()));
         let transport = MmioTransport::new(device, memory.clone(), confine)
             .map_err(BuildError::host("start a device's thread"))?;
         fd.register_irqfd(transport.interrupt().irqfd(), gsi)
@@ -172,13 +178,13 @@ fn spawn_vcpus(
     ports: &Arc<Bus>,
     mmio: &Arc<Bus>,
     ended: &EventFd,
-    filters: &Filters,
+    confinement: &Confinement,
 ) -> Result<Vec<VcpuThread>, BuildError> {
     vcpu::prepare_process().map_err(BuildError::host("install the signal handler of vCPU threads"))?;
     let spawn = |(index, fd)| {
         let ended = ended.try_clone()?;
         let vcpu = Vcpu { fd, index, ports: ports.clone(), mmio: mmio.clone() };
-        VcpuThread::spawn(vcpu, ended, filters.confine(ThreadKind::Vcpu))
+        VcpuThread::spawn(vcpu, ended, confinement.confine(ThreadKind::Vcpu))
     };
     (0..).zip(fds).map(spawn).collect::<io::Result<_>>().map_err(BuildError::host("start a vCPU's thread"))
 }

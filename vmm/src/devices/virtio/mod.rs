@@ -103,6 +103,9 @@ pub trait VirtioDevice: Send {
 
     /// Back to the state before the first activation. Called while not running.
     fn reset(&mut self) {}
+
+    /// Undoes, on the device's thread before it ends, what no other thread may.
+    fn close(&mut self) {}
 }
 
 /// What a driver's DRIVER_OK hands to a device: owned by the device while it runs.

@@ -122,5 +122,6 @@ fn serve(
             }
         }
     }
+    device.close();
     device
 }

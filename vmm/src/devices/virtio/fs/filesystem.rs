@@ -65,7 +65,8 @@ pub struct FileSystem {
     pub(super) rules: Rules,
     /// /proc/self/fd: files are opened again, and named, by their descriptor.
     pub(super) descriptors: OwnedFd,
-    /// This process's own user and group, if it may give files to others.
+    /// Whose a file is that this thread makes, if it may give it to others. Its numbers for files are those that
+    /// the process began with ([`crate::privileges`]).
     pub(super) giver: Option<(Uid, Gid)>,
     /// The driver has said what it can do.
     pub(super) started: bool,

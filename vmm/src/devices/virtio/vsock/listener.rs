@@ -50,8 +50,8 @@ pub struct Listener {
     path: PathBuf,
     /// The same, and where the sockets beside it are.
     entry: DirectoryEntry,
-    /// Device and inode of what the path names, so that nothing else is removed.
-    identity: (u64, u64),
+    /// Device and inode of what the path names, so that nothing else is removed; `None` when that is done.
+    identity: Option<(u64, u64)>,
 }
 
 impl Listener {
@@ -68,7 +68,8 @@ impl Listener {
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|error| failed(error.into()))?;
         bind(socket.as_raw_fd(), &address).map_err(|error| failed(error.into()))?;
         let identity = entry.identity().map_err(|errno| failed(errno.into()))?;
-        let listener = Self { socket: socket.into(), path: path.to_owned(), entry, identity };
+        let (socket, path) = (socket.into(), path.to_owned());
+        let listener = Self { socket, path, entry, identity: Some(identity) };
         listen(&listener.socket, Backlog::MAXCONN).map_err(|error| failed(error.into()))?;
         Ok(listener)
     }
@@ -100,6 +101,17 @@ impl Listener {
         connect(socket.as_raw_fd(), &UnixAddr::new(Path::new(&name))?)?;
         Ok(UnixStream::from(socket))
     }
+
+    /// Removes the socket's name, if it is still this socket's.
+    pub fn remove(&mut self) {
+        let Some(identity) = self.identity.take() else {
+            return;
+        };
+        let ours = self.entry.identity().is_ok_and(|found| found == identity);
+        if ours && let Err(error) = self.entry.remove() {
+            log::warn!("cannot remove the vsock socket '{}': {error}", self.path.display());
+        }
+    }
 }
 
 impl AsRawFd for Listener {
@@ -110,10 +122,7 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let ours = self.entry.identity().is_ok_and(|identity| identity == self.identity);
-        if ours && let Err(error) = self.entry.remove() {
-            log::warn!("cannot remove the vsock socket '{}': {error}", self.path.display());
-        }
+        self.remove();
     }
 }
 

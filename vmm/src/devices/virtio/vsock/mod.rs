@@ -32,6 +32,7 @@
 //! | `socket` AF_UNIX, `connect` | the guest's connections |
 //! | `recvfrom` | the line `CONNECT <port>` |
 //! | `readv`, `writev`, `shutdown` | connections |
+//! | `newfstatat`, `unlinkat` | the socket's name, at the end |
 //! | `clock_gettime` | deadlines; mostly in the vDSO |
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -167,5 +168,9 @@ impl VirtioDevice for Vsock {
         let Self { cid: _, listener: _, table, replies, patience: _, stats: _ } = self;
         table.clear();
         replies.clear();
+    }
+
+    fn close(&mut self) {
+        self.listener.remove();
     }
 }
