@@ -7,6 +7,7 @@
 pub mod artifact;
 pub mod commands;
 pub mod daemon;
+pub mod file_work;
 pub mod guest;
 pub mod kvm;
 pub mod oci;
