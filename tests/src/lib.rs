@@ -11,6 +11,7 @@ pub mod file_work;
 pub mod guest;
 pub mod kvm;
 pub mod oci;
+pub mod tasks;
 pub mod workload;
 
 /// What a test that cannot run prints before its reason, at the start of a line.
