@@ -14,8 +14,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rvm_tests::commands::{self, Memory, ctr, finish, median, rvm, time};
-use rvm_tests::oci::Layer;
+use rvm_tests::commands::{self, Memory, ctr, finish, median, rvm};
+use rvm_tests::file_work::{self, Place, RANDOM_READS, READ, SHARED, STAT, UNTAR, VOLUME};
 use rvm_tests::{artifact, daemon};
 use serde_json::{Value, json};
 
@@ -24,14 +24,9 @@ const HALT_POLL: &str = "/sys/module/kvm/parameters/halt_poll_ns";
 /// A guest gives its free memory back in rounds, 2 s apart; after this many there is nothing left to give.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Where the volume is on the host: archives of small files, a file to read in, and the program that reads.
-const SHARED: &str = "/var/tmp/bench-shared";
-const FILES: u32 = 5000;
-/// In the volume, where each takes ten times as long.
-const FILES_OF_VOLUME: u32 = 100;
-const LARGE: usize = 32 << 20;
-/// Where `lab bench` puts the program.
-const READER: &str = "/pay/guest-bench";
+/// Where work with files is done. In the volume each takes ten times as long.
+const ROOT: Place = Place { name: "root", at: "", files: 5000 };
+const IN_VOLUME: Place = Place { name: "volume", at: VOLUME, files: 100 };
 
 const IMAGE: &str = "localhost:5000/busybox:latest";
 /// The containers in the background: to do work in, and to do nothing.
@@ -60,7 +55,7 @@ const RUNTIMES: [Runtime; 2] = [
         name: "rvm",
         once: || rvm(&["run", "--rm", IMAGE, "true"]),
         start: |name| {
-            let volume = format!("{SHARED}:/shared");
+            let volume = format!("{SHARED}:{VOLUME}");
             rvm(&[&["run", "-d", "--name", name, "-v", &volume, IMAGE], &SLEEP[..]].concat())
         },
         exec: |words| rvm(&[&["exec", BOX], words].concat()),
@@ -71,7 +66,7 @@ const RUNTIMES: [Runtime; 2] = [
         name: "runc",
         once: || ctr(&["run", "--rm", IMAGE, "once", "true"]),
         start: |name| {
-            let mount = format!("type=bind,src={SHARED},dst=/shared,options=rbind:rw");
+            let mount = format!("type=bind,src={SHARED},dst={VOLUME},options=rbind:rw");
             ctr(&[&["run", "-d", "--mount", &mount, IMAGE, name], &SLEEP[..]].concat())
         },
         exec: |words| ctr(&[&["task", "exec", "--exec-id", "more", BOX], words].concat()),
@@ -80,37 +75,13 @@ const RUNTIMES: [Runtime; 2] = [
     },
 ];
 
-/// Work with small files: a name, and a script that is told by `$AT` where: in the root file system or in the volume.
-const WORK: [(&str, &str); 3] = [
-    ("untar", "mkdir $AT/tree; tar -xf /shared/$FILES.tar -C $AT/tree"),
-    ("stat", "find $AT/tree -size +100000k"),
-    ("read", "tar -cf - -C $AT/tree . | wc -c"),
-];
-const PLACES: [(&str, &str, u32); 2] = [("root", "", FILES), ("volume", "/shared", FILES_OF_VOLUME)];
-const READS: &str = "echo file /shared/large 4096 2000 | /shared/guest-bench";
-
 fn prepare() {
     fs::write(HALT_POLL, "0").unwrap();
-    let shared = Path::new(SHARED);
-    fs::create_dir_all(shared).unwrap();
-    for (_, _, files) in PLACES {
-        fs::write(shared.join(format!("{files}.tar")), archive(files)).unwrap();
-    }
-    fs::write(shared.join("large"), vec![0x5a; LARGE]).unwrap();
-    fs::copy(READER, shared.join("guest-bench")).unwrap();
+    file_work::prepare(&[ROOT.files, IN_VOLUME.files]).unwrap();
     daemon::containerd().unwrap();
     daemon::registry().unwrap();
     finish(rvm(&["pull", "--quiet", IMAGE]));
     finish(ctr(&["image", "pull", "--plain-http", IMAGE]));
-}
-
-/// An archive of small files, a hundred a directory.
-fn archive(files: u32) -> Vec<u8> {
-    let content = [b'x'; 2000];
-    let layer = (0..files).fold(Layer::default(), |layer, number| {
-        layer.file(&format!("d{}/f{number}", number / 100), 0o644, &content[..(number % 2000) as usize])
-    });
-    layer.archive()
 }
 
 type Figures = BTreeMap<String, f64>;
@@ -144,14 +115,12 @@ fn measure(runtime: &Runtime) -> Figures {
     let flood = ["dd", "if=/dev/zero", "bs=64k", "count=256", "status=none"];
     let flood = beyond_exec(median(1, || (runtime.exec)(&flood)));
     add("stdout, lab ms for a MiB".into(), flood.map(|time| time / 16.0));
-    let reads = time((runtime.exec)(&["sh", "-c", READS]));
-    add("2,000 random reads, volume, lab ms".into(), beyond_exec(reads));
-    for (place, at, files) in PLACES {
-        for (name, script) in WORK {
-            let script = format!("AT={at}; FILES={files}; {script}");
-            let all = time((runtime.exec)(&["sh", "-c", &script]));
-            add(format!("{name} {files} files, {place}, lab ms"), beyond_exec(all));
-        }
+    let work = [(IN_VOLUME, RANDOM_READS)].into_iter();
+    let work =
+        work.chain([ROOT, IN_VOLUME].into_iter().flat_map(|at| [UNTAR, STAT, READ].map(|work| (at, work))));
+    for (place, work) in work {
+        let (name, time) = place.time(work, &runtime.exec, exec);
+        add(name, time);
     }
     fs::remove_dir_all(Path::new(SHARED).join("tree")).ok();
     finish((runtime.end)(BOX));

@@ -7,9 +7,11 @@
 pub mod artifact;
 pub mod commands;
 pub mod daemon;
+pub mod file_work;
 pub mod guest;
 pub mod kvm;
 pub mod oci;
+pub mod tasks;
 pub mod workload;
 
 /// What a test that cannot run prints before its reason, at the start of a line.

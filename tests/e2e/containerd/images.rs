@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rvm_tests::daemon::{self, Error};
+use rvm_tests::tasks::{self, field, mount, overlay};
 
 use super::own::Containerd;
 use super::place::{BUSYBOX, RUNTIME};
@@ -277,56 +278,10 @@ fn what_is_written_is_on_the_device_of_the_snapshot() {
     drop(pool);
 }
 
-/// A mount as a client of containerd's tasks service writes it (api/types/mount.proto): type, source, options.
-fn mount(kind: &str, source: &str, options: &[&str]) -> Vec<u8> {
-    let options = options.iter().flat_map(|option| field(4, option.as_bytes()));
-    [field(1, kind.as_bytes()), field(2, source.as_bytes()), options.collect()].concat()
-}
-
-/// A field of a protobuf message, whose value has a length.
-fn field(number: u8, value: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![number << 3 | 2];
-    let mut length = value.len();
-    while length > 0x7f {
-        bytes.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
-        length >>= 7;
-    }
-    bytes.push(u8::try_from(length).unwrap());
-    bytes.extend(value);
-    bytes
-}
-
 impl Containerd {
-    /// Calls the tasks service, as `ctr` has no way to name a task's mounts; gives the status and its message.
+    /// Calls the tasks service; gives the status and its message.
     fn call(&self, method: &str, message: &[u8]) -> String {
-        let frame = [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat();
-        let (request, headers) = (self.path("request"), self.path("headers"));
-        fs::write(&request, frame).unwrap();
-        let url = format!("http://containerd/containerd.services.tasks.v1.Tasks/{method}");
-        succeed(
-            "curl",
-            &[
-                "--silent",
-                "--show-error",
-                "--http2-prior-knowledge",
-                "--unix-socket",
-                &self.path("socket"),
-                "--header",
-                "content-type: application/grpc",
-                "--header",
-                "te: trailers",
-                "--header",
-                &format!("containerd-namespace: {}", self.namespace()),
-                "--data-binary",
-                &format!("@{request}"),
-                "--dump-header",
-                &headers,
-                "--output",
-                "/dev/null",
-                &url,
-            ],
-        );
-        fs::read_to_string(headers).unwrap()
+        tasks::call(&self.path("socket"), self.namespace(), method, message).unwrap()
     }
 
     /// Makes a task of the container, with these mounts as its root and its output in the file `out`.
@@ -362,19 +317,10 @@ fn erofs_layers_and_an_image_for_what_is_written_are_an_overlay_in_the_guest() {
     let create = ["containers", "create", "--runtime", RUNTIME, "--snapshotter", "erofs", BUSYBOX, "c1"];
     containerd.said(&[&create[..], &["sh", "-c", script]].concat());
     let layers = [mount("erofs", &top, &["ro", "loop"]), mount("erofs", &base, &["ro", "loop"])];
-    let overlay = |upper: &str, work: &str| {
-        let (upper, work) = (format!("upperdir={upper}"), format!("workdir={work}"));
-        let mkdir = "X-containerd.mkdir.path={{ mount 0 }}/upper:0755";
-        mount(
-            "format/mkdir/overlay",
-            "overlay",
-            &[mkdir, &work, &upper, "lowerdir={{ overlay 1 2 }}", "index=off"],
-        )
-    };
     let writable = mount("ext4", &written, &["rw", "loop"]);
     let [top, base] = layers;
 
-    let on_the_host = overlay("/var/tmp", "/var/lib");
+    let on_the_host = overlay(2, "/var/tmp", "/var/lib");
     let refused = containerd.task_on("c1", &[writable.clone(), top.clone(), base.clone(), on_the_host]);
     assert!(refused.contains("default_size"), "{refused}");
     containerd.leaves_nothing();
@@ -391,7 +337,7 @@ fn erofs_layers_and_an_image_for_what_is_written_are_an_overlay_in_the_guest() {
     containerd.leaves_nothing();
 
     let before = host_state(&containerd);
-    let images = overlay("{{ mount 0 }}/upper", "{{ mount 0 }}/work");
+    let images = overlay(2, "{{ mount 0 }}/upper", "{{ mount 0 }}/work");
     let made = containerd.task_on("c1", &[writable, top, base, images]);
     assert!(made.contains("grpc-status: 0"), "{made}");
     let started = containerd.call("Start", &field(1, b"c1"));
