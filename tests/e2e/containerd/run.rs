@@ -39,14 +39,15 @@ fn input_and_output_arrive_whole() {
 }
 
 #[test]
-fn environment_directory_user_and_memory_are_the_containers() {
+fn environment_directory_user_and_limits_are_the_containers() {
     let Some(place) = Place::new("settings") else { return };
-    let flags = ["--env", "COLOUR=blue", "--cwd", "/tmp", "--user", "65534", "--memory-limit", "67108864"];
-    let script = "echo $COLOUR $(pwd) $(id -u); sed -n 's/MemTotal: *//p' /proc/meminfo";
+    let limits = ["--memory-limit", "67108864", "--cpus", "0.5"];
+    let flags = [&["--env", "COLOUR=blue", "--cwd", "/tmp", "--user", "65534"][..], &limits].concat();
+    let script = "echo $COLOUR $(pwd) $(id -u) $(cd /sys/fs/cgroup && cat memory.max cpu.max); sed -n 's/MemTotal: *//p' /proc/meminfo";
     let ran = place.container(&flags, "c1", &["sh", "-c", script]);
     assert_eq!((ran.status, ran.error.as_str()), (Some(0), ""), "{ran:?}");
     let (settings, memory) = ran.out.split_once('\n').unwrap();
-    assert_eq!(settings, "blue /tmp 65534");
+    assert_eq!(settings, "blue /tmp 65534 67108864 50000 100000");
     // The machine has what the container may have, and 64 MiB.
     let kib: u32 = memory.trim().trim_end_matches(" kB").parse().unwrap();
     assert!((64 << 10..=128 << 10).contains(&kib), "{ran:?}");

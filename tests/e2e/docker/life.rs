@@ -1,5 +1,7 @@
 //! The life of a container at Docker: from `run -d` to `rm`, with all that comes between.
 
+use std::process::Stdio;
+
 use super::place::Docker;
 
 #[test]
@@ -8,6 +10,7 @@ fn a_container_lives_and_ends_as_with_any_runtime() {
     let script = "trap 'echo term; exit 0' TERM; echo started; while :; do sleep 0.1; done";
     docker.start("rvm-life", &["--label", "of=rvm-life"], &["sh", "-c", script]);
     docker.until(&["logs", "rvm-life"], |log| log == "started\n");
+    let follower = Docker::command(&["logs", "-f", "rvm-life"]).stdout(Stdio::piped()).spawn().unwrap();
     let ps = docker.said(&["ps", "--filter", "label=of=rvm-life", "--format", "{{.Names}} {{.Status}}"]);
     assert!(ps.starts_with("rvm-life Up"), "{ps}");
     assert_eq!(docker.inspect("rvm-life", ".HostConfig.Runtime"), super::place::RUNTIME);
@@ -29,6 +32,8 @@ fn a_container_lives_and_ends_as_with_any_runtime() {
     assert_eq!(docker.inspect("rvm-life", ".State.Status"), "exited");
     assert_eq!(docker.inspect("rvm-life", ".State.ExitCode"), "0");
     assert_eq!(docker.said(&["logs", "--tail", "1", "rvm-life"]), "term");
+    // Who follows the log has had all of it, and is told of its end.
+    assert_eq!(follower.wait_with_output().unwrap().stdout, b"started\nterm\n");
     docker.said(&["start", "rvm-life"]);
     docker.until(&["logs", "rvm-life"], |log| log == "started\nterm\nstarted\n");
     docker.said(&["kill", "rvm-life"]);

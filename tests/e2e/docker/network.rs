@@ -70,20 +70,55 @@ fn without_a_network_there_is_only_loopback() {
     assert!(ran.out.lines().all(|line| line.contains(" lo ")), "{ran:?}");
 }
 
+/// What a container sees, a line each: its Python, files, limits, name, address, and processes.
+const WHAT_IS_SEEN: &str = r#"
+import os, socket, sys
+print("Python", *sys.version_info[:2])
+print(os.listdir("/srv"))
+for limit in "memory.max", "cpu.max":
+    print(open("/sys/fs/cgroup/" + limit).read(), end="")
+print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))
+print([open(f"/proc/{pid}/cmdline").read().split("\0")[:2] for pid in os.listdir("/proc") if pid.isdigit()])
+"#;
+
 #[test]
-fn two_containers_do_not_see_each_other() {
-    let Some(docker) = Docker::new() else { return };
-    docker.start("rvm-one", &["-m", "64m"], &["sh", "-c", "echo one >/mine; sleep 1000"]);
-    docker.start("rvm-two", &["-m", "96m"], &["sh", "-c", "echo two >/mine; sleep 2000"]);
-    for (name, mine, other, memory) in
-        [("rvm-one", "one", "sleep 2000", "67108864"), ("rvm-two", "two", "sleep 1000", "100663296")]
-    {
-        let told = docker.exec(name, "cat /mine /sys/fs/cgroup/memory.max; hostname; ps");
-        assert!(told.starts_with(&format!("{mine}\n{memory}\n")) && !told.contains(other), "{told}");
-        assert!(told.contains(&docker.inspect(name, ".Config.Hostname")), "{told}");
+fn two_containers_have_each_its_own_and_do_not_see_each_other() {
+    let Some(docker) = Docker::with("localhost:5000/python") else { return };
+    docker.pull("localhost:5000/python-older");
+    let containers = [
+        ("rvm-one", "localhost:5000/python", ["128m", "134217728"], ["0.5", "50000 100000"]),
+        ("rvm-two", "localhost:5000/python-older", ["192m", "201326592"], ["0.75", "75000 100000"]),
+    ];
+    for (name, image, memory, cpus) in containers {
+        let limits = ["-m", memory[0], "--cpus", cpus[0]];
+        let what = ["--name", name, image, "python3", "-m", "http.server", "--directory", "/srv", "8000"];
+        docker.said(&[&["run", "-d", "--runtime", RUNTIME], &limits[..], &what].concat());
+        docker.exec(name, &format!("echo {name} >/srv/{name}"));
     }
-    let own = docker.inspect("rvm-one", ".NetworkSettings.Networks.bridge.IPAddress");
-    assert!(docker.exec("rvm-two", &format!("ping -c 1 {own}")).contains("1 packets received"));
+    let mut versions = Vec::new();
+    for (name, _, memory, cpus) in containers {
+        let seen = docker.said(&["exec", name, "python3", "-c", WHAT_IS_SEEN]);
+        let mut lines = seen.lines();
+        versions.push(lines.next().unwrap().to_owned());
+        let host = docker.inspect(name, ".Config.Hostname");
+        let address = docker.inspect(name, ".NetworkSettings.Networks.bridge.IPAddress");
+        let processes = lines.next_back().unwrap();
+        let rest: Vec<_> = lines.collect();
+        assert_eq!(
+            rest,
+            [&format!("['{name}']"), memory[1], cpus[1], &format!("{host} {address}")],
+            "{seen}"
+        );
+        // The server, and who asks.
+        let both = ["[['python3', '-m'], ['python3', '-c']]", "[['python3', '-c'], ['python3', '-m']]"];
+        assert!(both.contains(&processes), "{seen}");
+    }
+    assert_ne!(versions[0], versions[1]);
+    // One knows the other by network alone.
+    let address = docker.inspect("rvm-one", ".NetworkSettings.Networks.bridge.IPAddress");
+    let fetch =
+        format!("import urllib.request as r; print(r.urlopen('http://{address}:8000/rvm-one').read())");
+    assert_eq!(docker.said(&["exec", "rvm-two", "python3", "-c", &fetch]), "b'rvm-one\\n'");
     docker.said(&["rm", "-f", "rvm-one", "rvm-two"]);
 }
 
