@@ -21,6 +21,7 @@ use crate::container::Container;
 use crate::error::ShimError;
 use crate::process::{Process, State};
 use crate::shim::{Order, Shim};
+use crate::spec::hosts;
 use crate::stats;
 use crate::stdio::Paths;
 
@@ -156,7 +157,12 @@ impl Task for TaskService {
             }
             .into());
         }
-        container.update(request.resources.into_option().unwrap_or_default().value).await?;
+        let resources = request.resources.into_option().unwrap_or_default().value;
+        // What is no JSON is the guest's to refuse, with the place.
+        if let Ok(resources) = serde_json::from_slice(&resources) {
+            hosts::block_devices(&resources)?;
+        }
+        container.update(resources).await?;
         Ok(Empty::default())
     }
 

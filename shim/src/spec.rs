@@ -4,6 +4,8 @@
 //! Left out is what is the host's: annotations, its hooks, paths of namespaces, names of security modules' labels. The network
 //! namespace is the guest's own, and so are kernel parameters of it. Bind mounts become paths of what is shared.
 
+pub mod hosts;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -187,8 +189,9 @@ impl ContainerSpec {
             return Err(ShimError::Invalid { what: "config.json", reason: "it has no root".to_owned() });
         }
         spec["root"]["path"] = format!("{directory}/rootfs").into();
-        namespaces(&mut spec, first)?;
-        devices(&mut spec)?;
+        hosts::namespaces(&mut spec, first)?;
+        hosts::devices(&mut spec)?;
+        hosts::block_devices(&spec["linux"]["resources"])?;
         let sysctls = take_sysctls(&mut spec);
         let binds = take_binds(&mut spec, &directory);
         Ok(GuestSpec { spec, sysctls, binds })
@@ -225,71 +228,6 @@ fn remove(spec: &mut Value, path: &[&str]) {
     let parent = parents.iter().try_fold(spec, |at, name| at.get_mut(name));
     if let Some(object) = parent.and_then(Value::as_object_mut) {
         object.remove(*last);
-    }
-}
-
-/// Those that the guest makes or joins.
-fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError> {
-    let mut all = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
-    let unsupported = |what: String, reason| Err(ShimError::Unsupported { what, reason });
-    let hosts = [("pid", "processes"), ("ipc", "shared memory and queues"), ("uts", "name")];
-    if let Some((_, what)) =
-        hosts.iter().find(|(kind, _)| all.iter().all(|namespace| namespace["type"] != *kind))
-    {
-        return unsupported(
-            format!("the host's {what} in a container"),
-            "a virtual machine does not see them; leave the namespace to the container, as is the default",
-        );
-    }
-    all.retain(|namespace| namespace["type"] != "network");
-    for namespace in &mut all {
-        let path = namespace["path"].as_str().unwrap_or_default().to_owned();
-        let kind = namespace["type"].as_str().unwrap_or_default().to_owned();
-        if path.is_empty() {
-            continue;
-        }
-        match (first, kind.as_str()) {
-            (Some(first), "pid" | "ipc" | "uts") => {
-                namespace["path"] = format!("/proc/{first}/ns/{kind}").into()
-            }
-            _ => {
-                return unsupported(
-                    format!("the {kind} namespace '{path}'"),
-                    "it is the host's; containers of one pod share theirs",
-                );
-            }
-        }
-    }
-    spec["linux"]["namespaces"] = all.into();
-    Ok(())
-}
-
-/// Device nodes, by the numbers that the guest has devices of: null, zero, full, random, urandom, tty, console, ptmx, tun,
-/// fuse. A privileged container is given all of the host's, of which it has these.
-fn devices(spec: &mut Value) -> Result<(), ShimError> {
-    const OF_THE_GUEST: [(u64, u64); 10] =
-        [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 200), (10, 229)];
-    let rules = spec["linux"]["resources"]["devices"].as_array();
-    let allows_all = |rule: &Value| {
-        rule["allow"] == true
-            && ["type", "major", "minor"].iter().all(|key| rule.get(key).is_none_or(Value::is_null))
-    };
-    let privileged = rules.into_iter().flatten().any(allows_all);
-    let linux = spec.get_mut("linux").and_then(|linux| linux.get_mut("devices"));
-    let Some(all) = linux.and_then(Value::as_array_mut) else { return Ok(()) };
-    let is_the_guests = |device: &Value| {
-        let numbers = (device["major"].as_u64(), device["minor"].as_u64());
-        device["type"] == "p" || OF_THE_GUEST.iter().any(|known| numbers == (Some(known.0), Some(known.1)))
-    };
-    match all.iter().find(|device| !is_the_guests(device)) {
-        Some(device) if !privileged => Err(ShimError::Unsupported {
-            what: format!("the device '{}'", device["path"].as_str().unwrap_or_default()),
-            reason: "it is the host's, and a virtual machine has no way to it",
-        }),
-        _ => {
-            all.retain(is_the_guests);
-            Ok(())
-        }
     }
 }
 
@@ -437,6 +375,21 @@ mod tests {
         assert_eq!(at, NetworkNamespace::At("/run/netns/a".into()));
         let error = network(json!([{ "type": "pid" }])).unwrap_err().to_string();
         assert!(error.contains("the host's network"), "{error}");
+    }
+
+    #[test]
+    fn limits_of_the_hosts_block_devices_are_refused() {
+        let limited = |limits: Value| {
+            let linux = json!({ "namespaces": namespaces(&[]), "resources": { "blockIO": limits } });
+            spec(json!({ "linux": linux })).for_guest(1, None).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(limited(json!({ "weight": 300, "throttleReadBpsDevice": [] })), Ok(()));
+        let device = json!([{ "major": 254, "minor": 0, "rate": 1 }]);
+        assert_eq!(
+            limited(json!({ "throttleWriteIOPSDevice": device })).unwrap_err(),
+            "rvm does not support linux.resources.blockIO.throttleWriteIOPSDevice for the device 254:0: it is the \
+             host's, and what a virtual machine has of these numbers is another"
+        );
     }
 
     #[test]

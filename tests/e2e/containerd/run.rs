@@ -42,8 +42,12 @@ fn input_and_output_arrive_whole() {
 fn environment_directory_user_and_limits_are_the_containers() {
     let Some(place) = Place::new("settings") else { return };
     let limits = ["--memory-limit", "67108864", "--cpus", "0.5"];
-    let flags = [&["--env", "COLOUR=blue", "--cwd", "/tmp", "--user", "65534"][..], &limits].concat();
-    let script = "echo $COLOUR $(pwd) $(id -u) $(cd /sys/fs/cgroup && cat memory.max cpu.max); sed -n 's/MemTotal: *//p' /proc/meminfo";
+    // By itself `ctr` gives a container no sight of them.
+    let groups = ["--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro"];
+    let flags =
+        [&["--env", "COLOUR=blue", "--cwd", "/tmp", "--user", "65534"][..], &limits, &groups].concat();
+    let script = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); \
+                  echo $COLOUR $OLDPWD $(id -u) $(cat memory.max cpu.max); sed -n 's/MemTotal: *//p' /proc/meminfo";
     let ran = place.container(&flags, "c1", &["sh", "-c", script]);
     assert_eq!((ran.status, ran.error.as_str()), (Some(0), ""), "{ran:?}");
     let (settings, memory) = ran.out.split_once('\n').unwrap();
