@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -37,6 +38,8 @@ fn interfaces_and_mounts() -> (Vec<String>, String) {
 fn nothing_is_left_after_any_end() {
     // What other tests do meanwhile is not seen here.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
     let directory = TempDir::new().unwrap();
     let tap = Tap::new("rvm-left", "192.0.2.5/30").unwrap();
     let disk = directory.path().join("disk");

@@ -83,16 +83,18 @@ fn events_come_in_their_order_and_once() {
         events.out.wait_for(" events /images/update");
         heard.store(true, Ordering::Relaxed);
     });
-    place.detached(&[], "c1", &["sh", "-c", "until [ -e /go ]; do sleep 0.1; done"]);
+    let script = "tail /dev/zero 2>/dev/null; until [ -e /go ]; do sleep 0.1; done";
+    place.detached(&["--memory-limit", "33554432"], "c1", &["sh", "-c", script]);
+    let first = events.out.wait_for(" events /tasks/oom");
     place.said(&["tasks", "exec", "--exec-id", "e1", "c1", "touch", "/go"]);
     place.wait_for("c1", "STOPPED");
     place.said(&["tasks", "rm", "c1"]);
     let seen = events.out.wait_for(" events /tasks/delete");
     let topic =
         |line: &str| Some(line.split_once(" events /tasks/")?.1.split_whitespace().next()?.to_owned());
-    let topics: Vec<_> = seen.lines().filter_map(topic).collect();
+    let topics: Vec<_> = first.lines().chain(seen.lines()).filter_map(topic).collect();
     let order = ["create", "start", "exec-added", "exec-started", "exit", "exit"];
-    assert_eq!(topics, order, "{seen}");
+    assert_eq!(topics, order, "{first}, out of memory, {seen}");
     place.said(&["containers", "rm", "c1"]);
 }
 
