@@ -21,8 +21,8 @@ fn a_shell_is_at_hand() {
     assert!(terminal.is_raw());
     terminal.types(b"echo $((6*7))\r");
     terminal.screen.wait_for("\r\n42\r\n");
-    // Ctrl-c is the guest's. What the shell says comes after it has given the terminal back to its commands.
-    terminal.types(b"echo up; sleep 1000\r");
+    // Ctrl-c is the guest's. The word is the command's own, which has the terminal then.
+    terminal.types(b"sh -c 'echo up; exec sleep 1000'\r");
     terminal.screen.wait_for("\r\nup\r\n");
     terminal.types(b"\x03");
     terminal.screen.wait_for("# ");
