@@ -379,17 +379,20 @@ mod tests {
 
     #[test]
     fn limits_of_the_hosts_block_devices_are_refused() {
-        let limited = |limits: Value| {
-            let linux = json!({ "namespaces": namespaces(&[]), "resources": { "blockIO": limits } });
+        let limited = |resources: Value| {
+            let linux = json!({ "namespaces": namespaces(&[]), "resources": resources });
             spec(json!({ "linux": linux })).for_guest(1, None).map(drop).map_err(|error| error.to_string())
         };
-        assert_eq!(limited(json!({ "weight": 300, "throttleReadBpsDevice": [] })), Ok(()));
+        let of_all = json!({ "weight": 300, "throttleReadBpsDevice": [] });
+        assert_eq!(limited(json!({ "blockIO": of_all, "unified": { "io.weight": "default 200" } })), Ok(()));
         let device = json!([{ "major": 254, "minor": 0, "rate": 1 }]);
         assert_eq!(
-            limited(json!({ "throttleWriteIOPSDevice": device })).unwrap_err(),
+            limited(json!({ "blockIO": { "throttleWriteIOPSDevice": device } })).unwrap_err(),
             "rvm does not support linux.resources.blockIO.throttleWriteIOPSDevice for the device 254:0: it is the \
              host's, and what a virtual machine has of these numbers is another"
         );
+        let error = limited(json!({ "unified": { "io.max": "254:0 rbps=1" } })).unwrap_err();
+        assert!(error.contains("'io.max', for the device in \"254:0 rbps=1\""), "{error}");
     }
 
     #[test]

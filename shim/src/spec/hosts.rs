@@ -78,12 +78,19 @@ pub fn block_devices(resources: &Value) -> Result<(), ShimError> {
         "throttleReadIOPSDevice",
         "throttleWriteIOPSDevice",
     ];
+    // The files of a group that have a line for each device.
+    const FILES: [&str; 2] = ["io.max", "io.latency"];
+    const REASON: &str = "it is the host's, and what a virtual machine has of these numbers is another";
+    if let Some((file, line)) = FILES.iter().find_map(|file| Some((file, resources["unified"].get(file)?))) {
+        let what = format!("linux.resources.unified of '{file}', for the device in {line}");
+        return Err(ShimError::Unsupported { what, reason: REASON });
+    }
     let limited = FIELDS.iter().find_map(|field| Some((field, resources["blockIO"][field].get(0)?)));
     limited.map_or(Ok(()), |(field, device)| {
         let (major, minor) = (&device["major"], &device["minor"]);
         Err(ShimError::Unsupported {
             what: format!("linux.resources.blockIO.{field} for the device {major}:{minor}"),
-            reason: "it is the host's, and what a virtual machine has of these numbers is another",
+            reason: REASON,
         })
     })
 }
