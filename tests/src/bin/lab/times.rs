@@ -36,7 +36,7 @@ impl Times {
         Self { file, millis: millis.unwrap_or_default() }
     }
 
-    /// Puts first what took longest, and before that what is not known.
+    /// Puts first what took longest, and before that what is not known, of which first what is known to be long.
     pub fn order(&self, tests: &mut [Test]) {
         let known = |test: &Test| self.millis.get(&test.full_name()).copied();
         let place = |test: &Test| LONG.iter().position(|module| test.name.starts_with(module));
