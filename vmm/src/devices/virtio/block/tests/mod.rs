@@ -29,7 +29,7 @@ use super::file::DiskFile;
 use super::medium::Medium;
 use super::ring::Ring;
 use super::tray::Tray;
-use super::{Block, BlockError};
+use super::{Block, BlockError, config};
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part, Random};
 use crate::devices::virtio::{DeviceStats, VirtioDevice};
 use crate::seccomp::{Filters, ThreadKind};
