@@ -178,4 +178,24 @@ impl VirtioDevice for Block {
         }
         Session { block: self, queue, memory, interrupt }.run(stop)
     }
+
+    fn reset(&mut self) {
+        let Self {
+            tray: _,
+            seen: _,
+            read_only: _,
+            engine: _,
+            ring: _,
+            id: _,
+            config: _,
+            stats: _,
+            segments,
+            progress,
+            write_flags,
+            complained: _,
+        } = self;
+        segments.clear();
+        progress.clear();
+        *write_flags = 0;
+    }
 }

@@ -149,6 +149,28 @@ fn a_reset_while_requests_are_queued_stops_and_starts_again() {
 }
 
 #[test]
+fn a_transport_comes_apart_into_its_device_and_what_the_driver_made_of_the_rest() {
+    let mut driver = running();
+    let buffer = driver.allocate(16);
+    for _ in 0..3 {
+        driver.request(0, &[Part::Writable(buffer, 16)]);
+    }
+    let (device, state) = driver.transport.into_parts();
+    assert_eq!((device.kind(), state.registers.status, state.reset_asked), (DeviceKind::Rng, 15, false));
+    let [queue] = state.queues[..] else { panic!("{state:?}") };
+    assert_eq!((queue.ready, queue.desc_table, queue.next_avail, queue.next_used), (true, 0x1_0000, 3, 3));
+
+    let (device, unused) = Driver::new(device).transport.into_parts();
+    assert_ne!(unused, state);
+    let mut reset = Driver::start(device, u64::MAX);
+    reset.repost(0, 64);
+    reset.kick(0);
+    reset.wait_needs_reset();
+    reset.set_register(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(reset.transport.into_parts().1, unused, "a reset takes all of it back");
+}
+
+#[test]
 fn a_failed_driver_is_heard_again_only_after_a_reset() {
     let mut driver = driver();
     driver.set_register(VIRTIO_MMIO_STATUS, 1);
