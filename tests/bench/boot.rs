@@ -164,14 +164,17 @@ fn median(make: Make) -> Boot {
 fn print(huge_pages: &str, name: &str, boot: &Boot, idle: Memory) {
     let Boot { to_ready, exits, memory } = boot;
     println!(
-        "{name:<14} {huge_pages:<8} {:>8.1} {:>9.1} {:>9.1} {:>9.1} {:>7} {:>7} {:>6} {:>9} {:>7}",
+        "{name:<14} {huge_pages:<8} {:>8.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>7} {:>6} {:>6} {:>6} {:>6} {:>9} {:>7}",
         to_ready.as_secs_f64() * 1e3,
         kib_to_mib(memory.own),
         kib_to_mib(memory.guest),
+        kib_to_mib(idle.own),
         kib_to_mib(idle.guest),
         exits["exits"],
         exits["io_exits"],
         exits["mmio_exits"],
+        exits["halt_exits"],
+        exits["irq_exits"],
         exits["insn_emulation"],
         exits["pf_taken"],
     );
@@ -189,8 +192,23 @@ fn main() {
     }
     let before = fs::read_to_string(HUGE_PAGES).unwrap();
     println!("1 vCPU, 128 MiB, process start to ready line; median of {RUNS}");
+    println!("{:24}   at ready: MiB of VMM, guest; idle: of VMM, guest; exits", "");
     println!(
-        "VMM            huge pg.   lab ms   VMM MiB guest MiB  idle MiB   exits    port   mmio  emulated  faults"
+        "{:<14} {:<8} {:>8} {:>9} {:>9} {:>9} {:>9} {:>7} {:>6} {:>6} {:>6} {:>6} {:>9} {:>7}",
+        "VMM",
+        "huge pg.",
+        "lab ms",
+        "VMM",
+        "guest",
+        "idle VMM",
+        "idle",
+        "exits",
+        "port",
+        "mmio",
+        "halt",
+        "irq",
+        "emulated",
+        "faults",
     );
     let mut figures = BTreeMap::new();
     for huge_pages in ["madvise", "never"] {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rvm::bus::BusDevice;
 use rvm::devices::virtio::VirtioDevice;
-use rvm::devices::virtio::mmio::QUEUE_NOTIFY;
+use rvm::devices::virtio::mmio::{QUEUE_NOTIFY, REGISTERS_SIZE};
 use rvm::devices::virtio::testing::{Driver, Part};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -156,21 +156,31 @@ impl Hostile<'_> {
     }
 
     fn write_register(&mut self) {
-        let offset = u64::from(self.input.u16()) % 0x200;
-        let value = self.input.u32().to_le_bytes();
-        let length = match offset < 0x100 {
-            true => 4,
-            false => usize::from(self.input.u8()) % 9,
-        };
-        let mut data = [0; 8];
-        data[..4].copy_from_slice(&value);
-        self.driver.transport.write(offset, &data[..length.min(8)]);
+        let (offset, length) = self.access();
+        let data: [u8; 8] = std::array::from_fn(|index| if index < length { self.input.u8() } else { 0 });
+        self.driver.transport.write(offset, &data[..length]);
     }
 
     fn read_register(&mut self) {
-        let offset = u64::from(self.input.u16()) % 0x200;
-        let length = usize::from(self.input.u8()) % 9;
+        let (offset, length) = self.access();
         self.driver.transport.read(offset, &mut [0; 8][..length]);
+    }
+
+    /// Where a vCPU accesses the device and how long: half of the time one of its registers, else any bytes of the
+    /// registers and of the configuration, or of the whole window.
+    fn access(&mut self) -> (u64, usize) {
+        let (place, length, offset) = (self.input.u8(), self.input.u8(), u64::from(self.input.u16()));
+        let length = match length {
+            0..192 => 1 << (length % 4),
+            // A vCPU makes two of an access across the end of a page, each as long as it comes.
+            _ => 1 + usize::from(length % 8),
+        };
+        match place % 4 {
+            0 | 1 => (offset % 0x100 & !3, 4),
+            2 => (offset % 0x200, length),
+            // What goes past the window's end does not come to the device.
+            _ => (offset % (REGISTERS_SIZE + 1 - length as u64), length),
+        }
     }
 
     /// A proper initialisation, with any features of those offered.

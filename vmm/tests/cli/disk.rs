@@ -1,11 +1,13 @@
 //! Disks that cannot be attached.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 use crate::place::{Place, as_ordinary_user, cannot_run};
 
@@ -112,6 +114,26 @@ fn what_is_no_disk() {
     ] {
         place.refuses(&["--disk", path], 54, &format!("cannot open disk '{path}': it is {what}; {OF_IMAGE}"));
     }
+}
+
+#[test]
+fn one_for_an_engine_that_the_host_does_not_have() {
+    let place = Place::new();
+    place.sparse("d", 512);
+    // As container runtimes and the sysctl kernel.io_uring_disabled do it.
+    let refuse = u32::try_from(libc::EPERM).unwrap();
+    let (calls, allow) = (BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]), SeccompAction::Allow);
+    let filter = SeccompFilter::new(calls, allow, SeccompAction::Errno(refuse), TargetArch::x86_64).unwrap();
+    let filter = BpfProgram::try_from(filter).unwrap();
+    let message = "cannot use io_uring for disk 'd'; allow it on this host, or give engine=auto or engine=sync: \
+                   Operation not permitted (os error 1)";
+    // A filter holds for one thread and what that starts.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            apply_filter(&filter).unwrap();
+            place.refuses(&["--disk", "d,engine=io-uring"], 56, message);
+        });
+    });
 }
 
 #[test]

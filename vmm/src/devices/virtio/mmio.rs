@@ -42,6 +42,10 @@ use super::worker::Worker;
 use super::{Activation, ConfigSpace, DeviceKind, DeviceStats, Interrupt, VirtQueue, VirtioDevice};
 use crate::bus::BusDevice;
 
+mod state;
+
+pub use state::{Registers, State};
+
 /// Bytes of address space a device takes.
 pub const REGISTERS_SIZE: u64 = 0x1000;
 /// Offset of the register whose writes, with the queue's index as value, are kicks.
@@ -77,16 +81,6 @@ pub struct MmioTransport {
     /// What the worker gave back at a pause; runs again at resume.
     paused: Option<Activation>,
     running: bool,
-}
-
-/// The registers that a reset clears.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Registers {
-    status: u32,
-    device_features_select: u32,
-    driver_features_select: u32,
-    driver_features: u64,
-    queue_select: u32,
 }
 
 impl MmioTransport {
@@ -157,10 +151,26 @@ impl MmioTransport {
         }
     }
 
-    /// Ends the worker and gives the device.
-    pub fn into_device(mut self) -> Box<dyn VirtioDevice> {
+    /// Ends the worker, and takes the transport apart: the device, and what its driver has made of the rest.
+    pub fn into_parts(mut self) -> (Box<dyn VirtioDevice>, State) {
         self.pause();
-        self.worker.join()
+        let Self {
+            interrupt,
+            worker,
+            queues,
+            state,
+            paused,
+            kind: _,
+            offered: _,
+            config: _,
+            stats: _,
+            memory: _,
+            kicks: _,
+            running: _,
+        } = self;
+        let queues = paused.map_or(queues, rings).iter().map(Queue::state).collect();
+        let (interrupt_status, reset_asked) = (interrupt.status(), interrupt.reset_asked());
+        (worker.join(), State { registers: state, queues, interrupt_status, reset_asked })
     }
 
     fn status(&self) -> u32 {
@@ -231,17 +241,32 @@ impl MmioTransport {
 
     fn reset(&mut self) {
         self.pause();
-        if let Some(activation) = self.paused.take() {
-            self.queues = activation.queues.into_iter().map(|queue| queue.ring).collect();
+        // The device's own part it resets itself.
+        let Self {
+            interrupt,
+            worker,
+            queues,
+            state,
+            paused,
+            kicks,
+            kind: _,
+            offered: _,
+            config: _,
+            stats: _,
+            memory: _,
+            running: _,
+        } = self;
+        if let Some(activation) = paused.take() {
+            *queues = rings(activation);
         }
-        self.queues.iter_mut().for_each(Queue::reset);
-        self.worker.reset();
-        for kick in &self.kicks {
+        queues.iter_mut().for_each(Queue::reset);
+        worker.reset();
+        for kick in kicks {
             // Empty is what is wanted: a kick from before the reset means nothing after it.
             kick.read().ok();
         }
-        self.interrupt.clear();
-        self.state = Registers::default();
+        interrupt.clear();
+        *state = Registers::default();
     }
 
     /// The selected queue while the driver may set it up: between FEATURES_OK and DRIVER_OK.
@@ -358,6 +383,11 @@ impl BusDevice for MmioTransport {
             _ => {}
         }
     }
+}
+
+/// The queues that a worker gave back.
+fn rings(activation: Activation) -> Vec<Queue> {
+    activation.queues.into_iter().map(|queue| queue.ring).collect()
 }
 
 /// A queue of at most `size` descriptors.

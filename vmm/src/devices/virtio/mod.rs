@@ -101,8 +101,9 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// Back to the state before the first activation. Called while not running.
-    fn reset(&mut self) {}
+    /// Back to the state before the first activation, by taking `self` apart: a new field has to say what a reset means
+    /// for it. Called while not running.
+    fn reset(&mut self);
 
     /// Undoes, on the device's thread before it ends, what no other thread may.
     fn close(&mut self) {}

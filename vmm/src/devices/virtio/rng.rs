@@ -76,6 +76,10 @@ impl VirtioDevice for Rng {
             }
         }
     }
+
+    fn reset(&mut self) {
+        let Self { source: _, stats: _ } = self;
+    }
 }
 
 impl Rng {

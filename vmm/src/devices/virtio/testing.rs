@@ -32,7 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Memory of the driver's machine.
 pub const MEMORY_SIZE: usize = 16 << 20;
 
-/// Queue size that the driver asks for.
+/// Queue size that the driver asks for unless it is told otherwise.
 const QUEUE_SIZE: u16 = 64;
 
 /// One part of a descriptor chain.
@@ -52,12 +52,15 @@ pub struct Driver {
     pub memory: GuestMemoryMmap,
     /// The device behind its registers.
     pub transport: MmioTransport,
+    /// Size that it asks of each queue when it initialises the device, 1024 at most.
+    pub queue_size: u16,
     queues: Vec<DriverQueue>,
     free: u64,
 }
 
 #[derive(Default)]
 struct DriverQueue {
+    size: u16,
     descriptors: u64,
     avail: u64,
     used: u64,
@@ -85,7 +88,7 @@ impl Driver {
     ) -> Self {
         let memory = GuestMemoryMmap::from_ranges(regions).unwrap();
         let transport = MmioTransport::new(device, memory.clone(), confine).unwrap();
-        Self { memory, transport, queues: Vec::new(), free: 1 << 20 }
+        Self { memory, transport, queue_size: QUEUE_SIZE, queues: Vec::new(), free: 1 << 20 }
     }
 
     /// A machine whose driver has accepted `features` of what `device` offers, and set up every queue.
@@ -127,12 +130,13 @@ impl Driver {
         let (avail, used) = (base + 0x4000, base + 0x8000);
         self.memory.write_slice(&[0; 0xc000], GuestAddress(base.into())).unwrap();
         self.set_register(VIRTIO_MMIO_QUEUE_SEL, u32::try_from(index).unwrap());
-        self.set_register(VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE.into());
+        self.set_register(VIRTIO_MMIO_QUEUE_NUM, self.queue_size.into());
         self.set_register(VIRTIO_MMIO_QUEUE_DESC_LOW, base);
         self.set_register(VIRTIO_MMIO_QUEUE_AVAIL_LOW, avail);
         self.set_register(VIRTIO_MMIO_QUEUE_USED_LOW, used);
         self.set_register(VIRTIO_MMIO_QUEUE_READY, 1);
-        DriverQueue { descriptors: base.into(), avail: avail.into(), used: used.into(), ..Default::default() }
+        let [descriptors, avail, used] = [base, avail, used].map(u64::from);
+        DriverQueue { size: self.queue_size, descriptors, avail, used, ..Default::default() }
     }
 
     /// Reads a 32-bit register.
@@ -181,7 +185,7 @@ impl Driver {
         let head = ring.next_descriptor;
         for (index, part) in parts.iter().enumerate() {
             let this = ring.next_descriptor;
-            ring.next_descriptor = (this + 1) % QUEUE_SIZE;
+            ring.next_descriptor = (this + 1) % ring.size;
             let (address, length, write) = match *part {
                 Part::Readable(address, length) => (address, length, 0_u16),
                 Part::Writable(address, length) => (address, length, 2),
@@ -205,7 +209,7 @@ impl Driver {
     /// Makes the chain at `head` available again, whether or not the device has used it.
     pub fn repost(&mut self, queue: usize, head: u16) {
         let ring = &mut self.queues[queue];
-        let slot = GuestAddress(ring.avail + 4 + 2 * u64::from(ring.next_avail % QUEUE_SIZE));
+        let slot = GuestAddress(ring.avail + 4 + 2 * u64::from(ring.next_avail % ring.size));
         self.memory.write_obj(head, slot).unwrap();
         ring.next_avail = ring.next_avail.wrapping_add(1);
         // The ring entry is visible before the index that covers it.
@@ -227,10 +231,10 @@ impl Driver {
         if index == ring.next_used {
             return None;
         }
-        let at = GuestAddress(ring.used + 4 + 8 * u64::from(ring.next_used % QUEUE_SIZE));
+        let at = GuestAddress(ring.used + 4 + 8 * u64::from(ring.next_used % ring.size));
         ring.next_used = ring.next_used.wrapping_add(1);
         // used_event: with VIRTIO_RING_F_EVENT_IDX, interrupt for the next one.
-        let used_event = GuestAddress(ring.avail + 4 + 2 * u64::from(QUEUE_SIZE));
+        let used_event = GuestAddress(ring.avail + 4 + 2 * u64::from(ring.size));
         self.memory.write_obj(ring.next_used, used_event).unwrap();
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         let head: u32 = self.memory.read_obj(at).unwrap();

@@ -9,13 +9,12 @@
 //! A disk of several files is read-only, and a GPT ([`super::gpt`]) makes a partition of each. What is in none of
 //! the files is in one of the device's own, in memory: the GPT, and zeroes, which take no memory.
 //!
-//! A placeholder has no medium at first. It gets one while the machine runs ([`Tray`]), and keeps it, over resets too,
-//! until it is taken away. A request sees one medium or none, from its check to its end.
+//! A request sees one medium or none, from its check to its end; which one that is the disk's tray tells ([`super::tray`]).
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -237,51 +236,5 @@ impl Progress {
         self.piece.clear();
         self.rest.clear();
         self.place = None;
-    }
-}
-
-/// Where a disk's medium is, or will be. Clones are the same tray.
-#[derive(Clone, Default)]
-pub struct Tray {
-    /// Held for as long as it takes to read or to change it: the thread of the disk waits for nobody.
-    medium: Arc<Mutex<Option<Arc<Medium>>>>,
-}
-
-impl Tray {
-    /// A tray with `medium` in it.
-    pub fn with(medium: Medium) -> Self {
-        let tray = Self::default();
-        tray.insert(medium);
-        tray
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Medium>>> {
-        // Each change is complete in itself.
-        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is in it.
-    pub fn medium(&self) -> Option<Arc<Medium>> {
-        self.lock().clone()
-    }
-
-    /// Puts `medium` in; answers false if there is one already.
-    pub fn insert(&self, medium: Medium) -> bool {
-        let mut tray = self.lock();
-        if tray.is_some() {
-            return false;
-        }
-        *tray = Some(Arc::new(medium));
-        true
-    }
-
-    /// Takes the medium out. Requests on it may be under way, each of which holds it.
-    pub fn remove(&self) -> Option<Arc<Medium>> {
-        self.lock().take()
-    }
-
-    /// Bytes of the disk; none without a medium.
-    pub fn capacity(&self) -> u64 {
-        self.lock().as_ref().map_or(0, |medium| medium.capacity())
     }
 }

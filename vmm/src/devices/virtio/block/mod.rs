@@ -7,7 +7,7 @@
 //!
 //! Data goes between the host's page cache and guest memory without a copy of its own (no O_DIRECT). What is
 //! in flight lives in `ring`, never past a return of [`Block::run`]; what else there is to a disk's state is
-//! its medium ([`medium`]), which a placeholder gets while the machine runs ([`placeholder`]). Images have no format
+//! its medium ([`medium`]), which a placeholder gets while the machine runs ([`placeholder`], [`tray`]). Images have no format
 //! here: a byte of the disk is a byte of a file.
 //!
 //! # System calls of the thread
@@ -38,6 +38,7 @@ pub mod ring;
 pub mod serve;
 #[cfg(test)]
 mod tests;
+pub mod tray;
 
 use std::io;
 use std::sync::Arc;
@@ -47,16 +48,19 @@ use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BY
 
 use super::buffers::Segment;
 use super::{Activation, ConfigSpace, DeviceError, DeviceKind, DeviceStats, VirtioDevice};
-use medium::{Medium, Progress, Tray};
+use medium::{Medium, Progress};
 pub use open::BlockError;
 pub use placeholder::{AttachError, Placeholder};
 use request::{Limits, SECTOR};
 use ring::Ring;
 use serve::Session;
+use tray::{Seen, Tray};
 
 /// A disk.
 pub struct Block {
     tray: Tray,
+    /// What the disk's thread has seen in it.
+    seen: Seen,
     read_only: bool,
     engine: IoEngine,
     /// Without one, a request is carried out when it is taken.
@@ -98,6 +102,7 @@ impl Block {
     fn new(tray: Tray, ring: Option<Ring>, engine: IoEngine, read_only: bool) -> Self {
         let sectors = tray.capacity() / SECTOR;
         Self {
+            seen: Seen::of(&tray),
             tray,
             read_only,
             engine,
@@ -172,5 +177,25 @@ impl VirtioDevice for Block {
             ring.attach(memory, self.write_flags);
         }
         Session { block: self, queue, memory, interrupt }.run(stop)
+    }
+
+    fn reset(&mut self) {
+        let Self {
+            tray: _,
+            seen: _,
+            read_only: _,
+            engine: _,
+            ring: _,
+            id: _,
+            config: _,
+            stats: _,
+            segments,
+            progress,
+            write_flags,
+            complained: _,
+        } = self;
+        segments.clear();
+        progress.clear();
+        *write_flags = 0;
     }
 }

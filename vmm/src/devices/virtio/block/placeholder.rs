@@ -16,9 +16,10 @@ use rvm_config::control::Layout;
 
 use super::super::{ConfigSpace, Interrupt};
 use super::config;
-use super::medium::{Medium, Tray};
+use super::medium::Medium;
 use super::open::{self, BlockError};
 use super::request::SECTOR;
+use super::tray::Tray;
 
 /// Why nothing can be attached.
 #[derive(Debug, thiserror::Error)]

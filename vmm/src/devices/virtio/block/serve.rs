@@ -125,7 +125,7 @@ impl Session<'_> {
             if self.block.ring.as_ref().is_some_and(|ring| ring.holds(head)) {
                 return Err(DeviceError::HeadInFlight { index: 0, head });
             }
-            let medium = self.block.tray.medium();
+            let medium = self.block.seen.medium();
             let limits = self.block.limits(medium.as_deref());
             let request = request::parse(chain, self.memory, &limits, &mut self.block.segments)
                 .ok_or(DeviceError::Chain { index: 0, head })?;

@@ -65,6 +65,46 @@ fn queue_registers_are_frozen_while_the_device_runs() {
     assert_eq!(driver.request(0, &[Part::Writable(buffer, 16)]), 16);
 }
 
+/// Lengths of a vCPU's access.
+const LENGTHS: [usize; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
+
+#[test]
+fn accesses_that_are_not_aligned_and_of_four_bytes_reach_no_register() {
+    let mut driver = running();
+    let registers =
+        |driver: &mut Driver| (0..0x100).step_by(4).map(|offset| driver.register(offset)).collect::<Vec<_>>();
+    let before = registers(&mut driver);
+    for (offset, length) in (0..0x100).flat_map(|offset| LENGTHS.map(|length| (offset, length))) {
+        if length == 4 && offset % 4 == 0 {
+            continue;
+        }
+        for byte in [0, 1, 0xff] {
+            driver.transport.write(offset, &[byte; 8][..length]);
+        }
+        let mut data = [0xff; 8];
+        driver.transport.read(offset, &mut data[..length]);
+        assert_eq!(data[..length], [0; 8][..length], "{length} bytes at {offset:#x}");
+    }
+    assert_eq!(registers(&mut driver), before);
+    let buffer = driver.allocate(16);
+    assert_eq!(driver.request(0, &[Part::Writable(buffer, 16)]), 16);
+}
+
+#[test]
+fn behind_a_devices_configuration_there_is_nothing() {
+    let mut driver = running();
+    let config = u64::from(VIRTIO_MMIO_CONFIG);
+    for (offset, length) in (config..REGISTERS_SIZE).flat_map(|offset| LENGTHS.map(|length| (offset, length)))
+    {
+        let mut data = [0xff; 8];
+        driver.transport.write(offset, &data[..length]);
+        driver.transport.read(offset, &mut data[..length]);
+        assert_eq!(data[..length], [0; 8][..length], "{length} bytes at {offset:#x}");
+    }
+    let buffer = driver.allocate(16);
+    assert_eq!(driver.request(0, &[Part::Writable(buffer, 16)]), 16);
+}
+
 #[test]
 fn a_queue_outside_of_memory_asks_for_a_reset_and_a_reset_helps() {
     let mut driver = driver();
@@ -106,6 +146,28 @@ fn a_reset_while_requests_are_queued_stops_and_starts_again() {
         driver.initialise(u64::MAX);
     }
     assert_eq!(driver.request(0, &[Part::Writable(buffer, 64)]), 64);
+}
+
+#[test]
+fn a_transport_comes_apart_into_its_device_and_what_the_driver_made_of_the_rest() {
+    let mut driver = running();
+    let buffer = driver.allocate(16);
+    for _ in 0..3 {
+        driver.request(0, &[Part::Writable(buffer, 16)]);
+    }
+    let (device, state) = driver.transport.into_parts();
+    assert_eq!((device.kind(), state.registers.status, state.reset_asked), (DeviceKind::Rng, 15, false));
+    let [queue] = state.queues[..] else { panic!("{state:?}") };
+    assert_eq!((queue.ready, queue.desc_table, queue.next_avail, queue.next_used), (true, 0x1_0000, 3, 3));
+
+    let (device, unused) = Driver::new(device).transport.into_parts();
+    assert_ne!(unused, state);
+    let mut reset = Driver::start(device, u64::MAX);
+    reset.repost(0, 64);
+    reset.kick(0);
+    reset.wait_needs_reset();
+    reset.set_register(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(reset.transport.into_parts().1, unused, "a reset takes all of it back");
 }
 
 #[test]

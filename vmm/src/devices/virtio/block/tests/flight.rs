@@ -146,11 +146,13 @@ fn a_head_that_is_in_flight_cannot_be_so_twice() {
 #[test]
 fn a_reset_waits_for_what_is_in_flight() {
     let Some((mut machine, mut pipe)) = machine_on_a_pipe() else { return };
-    // With tables of their own, more in flight than the queue has descriptors for otherwise.
+    // With tables of their own, as many in flight as the device has descriptors.
+    machine.driver.queue_size = config::QUEUE_SIZE;
+    machine.driver.initialise(u64::MAX);
     let header = machine.header(VIRTIO_BLK_T_IN, 0);
-    let data = machine.driver.allocate(63 * 512);
-    let status = machine.driver.allocate(63);
-    for index in 0..63 {
+    let (count, length) = (u64::from(config::QUEUE_SIZE), 512 * usize::from(config::QUEUE_SIZE));
+    let (data, status) = (machine.driver.allocate(length), machine.driver.allocate(length / 512));
+    for index in 0..count {
         let parts = [header, Part::Writable(data + 512 * index, 512), Part::Writable(status + index, 1)];
         let table = table(&mut machine.driver, &parts);
         machine.driver.submit(0, &[table]);
@@ -159,11 +161,11 @@ fn a_reset_waits_for_what_is_in_flight() {
     // The first answer tells that all are in flight: they were taken as one batch.
     pipe.write_all(&[1; 512]).unwrap();
     machine.driver.wait_used(0);
-    let feeder = std::thread::spawn(move || pipe.write_all(&[1; 62 * 512]));
+    let feeder = std::thread::spawn(move || pipe.write_all(&vec![1; length - 512]));
     machine.driver.initialise(u64::MAX);
     feeder.join().unwrap().unwrap();
-    assert_eq!(machine.driver.bytes(data, 63 * 512), vec![1; 63 * 512], "the reset came after all of it");
-    assert_eq!(machine.stats.operations.get(), 63);
+    assert_eq!(machine.driver.bytes(data, length), vec![1; length], "the reset came after all of it");
+    assert_eq!(machine.stats.operations.get(), count);
 }
 
 #[test]

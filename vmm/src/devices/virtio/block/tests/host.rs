@@ -1,8 +1,13 @@
 //! The host's side: files that end, fill up or are protected, block devices, and the thread's confinement.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use rvm_config::control::Layout;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+
+use super::parts::{open, placeholder};
 use super::*;
 
 #[test]
@@ -210,4 +215,46 @@ fn a_block_device_needs_no_call_that_its_filter_forbids() {
         let Some(device) = Loop::new(&[]) else { return };
         do_everything_confined(&disk_at(&device.device, engine));
     });
+}
+
+/// Runs `test` as on a host that answers `errno` to who wants an io_uring.
+fn without_io_uring(errno: libc::c_int, test: impl FnOnce() + Send) {
+    let calls = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
+    let refuse = SeccompAction::Errno(errno.try_into().unwrap());
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, refuse, TargetArch::x86_64).unwrap();
+    let filter = BpfProgram::try_from(filter).unwrap();
+    // A filter holds for one thread and those that it starts.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            apply_filter(&filter).unwrap();
+            test();
+        });
+    });
+}
+
+#[test]
+fn a_host_without_io_uring_serves_disks_one_request_after_the_other() {
+    // A kernel without it, and one that lets this process have none.
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        without_io_uring(errno, || {
+            let image = Image::new(SIZE);
+            let refused = Block::open(&image.disk(IoEngine::IoUring)).err().unwrap();
+            assert!(
+                matches!(&refused, BlockError::Engine { source, .. } if source.raw_os_error() == Some(errno)),
+                "{refused}"
+            );
+
+            let mut machine = Machine::with(&image.disk(IoEngine::Auto), image);
+            assert_eq!(machine.read(5, 1024), (OK, [[5; 512], [6; 512]].concat()));
+            assert_eq!(machine.write(7, &[0xaa; 512]), OK);
+            assert_eq!(machine.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+            assert_eq!(machine.image.read(7 * 512, 512), [0xaa; 512]);
+
+            // The one above is never asked for a ring where it lies in memory.
+            let (mut machine, placeholder) = placeholder(IoEngine::Auto, false);
+            let image = Image::new(SIZE);
+            machine.attach(&placeholder, Layout::Whole, vec![open(&image, true)]).unwrap();
+            assert_eq!(machine.read(5, 512), (OK, vec![5; 512]));
+        });
+    }
 }

@@ -26,9 +26,10 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::file::DiskFile;
-use super::medium::{Medium, Tray};
+use super::medium::Medium;
 use super::ring::Ring;
-use super::{Block, BlockError};
+use super::tray::Tray;
+use super::{Block, BlockError, config};
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part, Random};
 use crate::devices::virtio::{DeviceStats, VirtioDevice};
 use crate::seccomp::{Filters, ThreadKind};

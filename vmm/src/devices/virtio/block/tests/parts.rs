@@ -156,7 +156,7 @@ fn parts_need_no_call_that_the_filter_forbids() {
 }
 
 /// A machine whose disk is a placeholder, and what gives it a medium.
-fn placeholder(engine: IoEngine, read_only: bool) -> (Machine, Placeholder) {
+pub fn placeholder(engine: IoEngine, read_only: bool) -> (Machine, Placeholder) {
     let disk = Disk { source: DiskSource::Placeholder, read_only, id: Some("later".into()), engine };
     let block = Block::open(&disk).unwrap();
     let (placeholder, stats) = (block.placeholder(&disk).unwrap(), block.stats());
@@ -166,7 +166,7 @@ fn placeholder(engine: IoEngine, read_only: bool) -> (Machine, Placeholder) {
 
 impl Machine {
     /// Attaches `files`, as the main thread does.
-    fn attach(
+    pub fn attach(
         &self,
         placeholder: &Placeholder,
         layout: Layout,
@@ -176,7 +176,7 @@ impl Machine {
     }
 }
 
-fn open(image: &Image, write: bool) -> OwnedFd {
+pub fn open(image: &Image, write: bool) -> OwnedFd {
     File::options().read(true).write(write).append(write).open(&image.0).unwrap().into()
 }
 

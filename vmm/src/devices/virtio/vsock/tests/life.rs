@@ -63,7 +63,7 @@ fn the_socket_goes_with_the_device() {
     let directory = Directory::new();
     let guest = Guest::start(&directory);
     let Guest { driver, .. } = guest;
-    drop(driver.transport.into_device());
+    drop(driver.transport.into_parts());
     assert!(!directory.socket().exists());
 }
 
