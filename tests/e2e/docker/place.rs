@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rvm_tests::daemon::{self, Error};
+use serde_json::Value;
 
-use crate::process::{Ran, run};
+use crate::process::{PATIENCE, Ran, run};
 
 /// The image of most tests.
 pub const BUSYBOX: &str = "localhost:5000/busybox";
@@ -34,12 +37,14 @@ impl Docker {
         Some(Self)
     }
 
-    /// Pulls this image, one at a time.
+    /// Sees to it that this image is there, which one test at a time pulls.
     #[track_caller]
     pub fn pull(&self, image: &str) {
         let lock = File::create("/run/rvm-tests/docker-pull.lock").unwrap();
         lock.lock().unwrap();
-        self.said(&["pull", "--quiet", image]);
+        if ask("GET", &format!("/images/{image}/json")).0 != "200" {
+            self.said(&["pull", "--quiet", image]);
+        }
     }
 
     /// `docker` without input.
@@ -81,24 +86,60 @@ impl Docker {
         self.said(&["exec", name, "sh", "-c", script])
     }
 
-    /// One field of `docker inspect`.
+    /// One field of what `docker inspect` tells of a container, ".State.Status".
     #[track_caller]
     pub fn inspect(&self, name: &str, field: &str) -> String {
-        self.said(&["inspect", "--format", &format!("{{{{{field}}}}}"), name])
+        let (status, answer) = ask("GET", &format!("/containers/{name}/json"));
+        assert_eq!(status, "200", "{name}: {answer}");
+        let container: Value = serde_json::from_str(&answer).unwrap();
+        let value = field.split('.').skip(1).fold(&container, |value, key| &value[key]);
+        value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    }
+
+    /// Asks for a field until it is this.
+    #[track_caller]
+    pub fn until_is(&self, name: &str, field: &str, expected: &str) {
+        let begin = Instant::now();
+        while self.inspect(name, field) != expected {
+            assert!(begin.elapsed() < PATIENCE, "{name}: {field} is {}", self.inspect(name, field));
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Removes containers, whether or not they run.
+    #[track_caller]
+    pub fn remove(&self, names: &[&str]) {
+        for name in names {
+            let (status, answer) = ask("DELETE", &format!("/containers/{name}?force=1"));
+            assert_eq!(status, "204", "{name}: {answer}");
+        }
     }
 
     /// Asks until `done` says so of the answer.
     #[track_caller]
     pub fn until(&self, arguments: &[&str], done: impl Fn(&str) -> bool) {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         loop {
             let ran = self.try_to(arguments);
             if done(&ran.out) {
                 return;
             }
-            assert!(begin.elapsed() < crate::process::PATIENCE, "docker {arguments:?}: {ran:?}");
+            assert!(begin.elapsed() < PATIENCE, "docker {arguments:?}: {ran:?}");
         }
     }
+}
+
+/// The status and the answer of one request of Docker's API, for what a test wants to know or have done in passing: the
+/// client takes 0.4 billion instructions to start (docs/budgets.md), which is a second of a lab.
+#[track_caller]
+fn ask(method: &str, path: &str) -> (String, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--unix-socket", daemon::DOCKER_SOCKET]);
+    curl.args(["--request", method, "--write-out", "\n%{http_code}", &format!("http://docker{path}")]);
+    let ran = run(curl);
+    assert_eq!(ran.status, Some(0), "{method} {path}: {ran:?}");
+    let (answer, status) = ran.out.rsplit_once('\n').unwrap();
+    (status.to_owned(), answer.to_owned())
 }
 
 /// The runtime under test.
