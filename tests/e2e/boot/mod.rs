@@ -7,6 +7,7 @@ mod console;
 mod control;
 mod disks;
 mod ends;
+mod hostile;
 mod kernels;
 mod leftovers;
 mod platform;
