@@ -8,6 +8,7 @@ mod control;
 mod disks;
 mod ends;
 mod hostile;
+mod idle;
 mod kernels;
 mod leftovers;
 mod platform;
