@@ -1,6 +1,7 @@
 //! `rvm boot`, from the command line to what the guest sees. docs/boot.md is what it promises.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod balloon;
 mod command;
 mod confinement;
 mod console;
