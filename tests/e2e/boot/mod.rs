@@ -12,12 +12,14 @@ mod hostile;
 mod idle;
 mod kernels;
 mod leftovers;
+mod network;
 mod platform;
 mod refusals;
 mod reports;
 mod run;
 mod shares;
 mod sizes;
+mod stats;
 mod terminal;
 
 #[allow(dead_code, reason = "the other part is for vmm's own tests")]
