@@ -10,6 +10,7 @@ mod disks;
 mod ends;
 mod hostile;
 mod idle;
+mod inside;
 mod kernels;
 mod leftovers;
 mod network;
