@@ -6,6 +6,7 @@ mod boot;
 mod containerd;
 mod daemons;
 mod debian;
+mod demo;
 mod docker;
 mod doctor;
 mod guest_image;

@@ -1,7 +1,8 @@
 //! Programs under test: run to their end, or step by step with a conversation.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -129,6 +130,12 @@ impl Running {
         self.child.stdin.take().unwrap()
     }
 
+    /// Reads its standard error from now on, on a thread, which gives it at its end.
+    pub fn read_errors(&mut self) -> JoinHandle<String> {
+        let error = std::mem::replace(&mut self.error, Stream::nothing());
+        thread::spawn(|| error.rest())
+    }
+
     /// Closes the reading end of its standard output.
     pub fn close_output(&mut self) {
         self.out = Stream::nothing();
@@ -137,8 +144,7 @@ impl Running {
     /// Waits for its end.
     #[track_caller]
     pub fn end(mut self) -> Ran {
-        let error = std::mem::replace(&mut self.error, Stream::nothing());
-        let error: JoinHandle<String> = thread::spawn(|| error.rest());
+        let error = self.read_errors();
         let out = std::mem::replace(&mut self.out, Stream::nothing()).rest();
         let status = self.child.wait().unwrap().code();
         Ran { status, out, error: error.join().unwrap() }
@@ -151,4 +157,34 @@ impl Drop for Running {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// Resident memory of a process in KiB, but for a guest's memory: its largest mapping, which may stand there in pieces.
+pub fn own_memory_of(pid: u32) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    // Addresses and resident KiB; neighbours as one.
+    let mut mappings: Vec<(Range<u64>, u64)> = Vec::new();
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next(), mappings.last_mut()) {
+            (Some("Rss:"), Some(size), Some((_, resident))) => *resident += size.parse::<u64>().unwrap(),
+            (Some(addresses), Some("rw-p"), Some((last, _)))
+                if addresses_of(addresses).is_some_and(|range| range.start == last.end) =>
+            {
+                last.end = addresses_of(addresses).unwrap().end;
+            }
+            (Some(addresses), ..) => mappings.extend(addresses_of(addresses).map(|range| (range, 0))),
+            _ => {}
+        }
+    }
+    let size = |range: &Range<u64>| range.end - range.start;
+    let guest = mappings.iter().max_by_key(|(range, _)| size(range));
+    let guest = guest.filter(|(range, _)| size(range) >= 32 << 20).map_or(0, |(_, resident)| *resident);
+    mappings.iter().map(|(_, resident)| resident).sum::<u64>() - guest
+}
+
+/// The addresses that a mapping's first line starts with.
+fn addresses_of(word: &str) -> Option<Range<u64>> {
+    let (start, end) = word.split_once('-')?;
+    Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
 }

@@ -23,6 +23,7 @@ use nix::libc;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use crate::arch::native::clock;
 use crate::bus::Bus;
 use crate::devices::virtio::stats::Counter;
 
@@ -105,21 +106,32 @@ struct GateState {
     held: bool,
 }
 
+/// What comes behind the gate.
+enum Passage {
+    Run {
+        /// It had to wait.
+        held: bool,
+    },
+    Stop,
+}
+
 impl Gate {
     fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while the processor shall be held; answers whether it shall run.
-    fn pass(&self) -> bool {
+    /// Waits while the processor shall be held; gives what is to come then.
+    fn pass(&self) -> Passage {
         let mut state = self.lock();
+        let mut held = false;
         while state.wish == Wish::Hold {
+            held = true;
             state.held = true;
             self.changed.notify_all();
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.held = false;
-        state.wish == Wish::Run
+        if state.wish == Wish::Run { Passage::Run { held } } else { Passage::Stop }
     }
 
     fn set(&self, wish: Wish) {
@@ -271,7 +283,8 @@ impl Drop for VcpuThread {
 
 /// The thread: runs the guest until told otherwise.
 fn run(vcpu: &mut Vcpu, gate: &Gate, immediate_exit: ImmediateExit, exits: &ExitCounts) -> VcpuEnd {
-    if !gate.pass() {
+    // What is held before the first instruction does not know of time yet.
+    if matches!(gate.pass(), Passage::Stop) {
         return VcpuEnd::Stopped;
     }
     loop {
@@ -285,8 +298,10 @@ fn run(vcpu: &mut Vcpu, gate: &Gate, immediate_exit: ImmediateExit, exits: &Exit
                 exits.interrupted.add(1);
                 // Cleared before the gate is looked at: a kick that comes between makes the next run return.
                 immediate_exit.set(0);
-                if !gate.pass() {
-                    return VcpuEnd::Stopped;
+                match gate.pass() {
+                    Passage::Stop => return VcpuEnd::Stopped,
+                    Passage::Run { held: true } => clock::tell_of_pause(&vcpu.fd),
+                    Passage::Run { held: false } => {}
                 }
             }
             Err(error) => return VcpuEnd::Failed(VcpuError::Run(error)),

@@ -121,6 +121,29 @@ fn a_pause_holds_the_guest_and_none_is_lost() {
 }
 
 #[test]
+fn a_guest_that_was_held_finds_that_in_its_clock() {
+    #[rustfmt::skip]
+    let code = [
+        0xb9, 0x01, 0x4d, 0x56, 0x4b,              // mov ecx, MSR_KVM_SYSTEM_TIME_NEW
+        0xb8, 0x01, 0x00, 0x20, 0x00,              // mov eax, 2 MiB: the clock's place; 1: on
+        0x31, 0xd2,                                // xor edx, edx
+        0x0f, 0x30,                                // wrmsr
+        0x8a, 0x04, 0x25, 0x1d, 0x00, 0x20, 0x00,  // mov al, [its flags]
+        0xe6, 0x10,                                // out TOLD, al
+        0xeb, 0xf5,                                // jmp to the line before the last
+    ];
+    const GUEST_STOPPED: u8 = 1 << 1;
+    let Some(held) = held(&code) else { return };
+    let flags = || held.heard.recv().unwrap()[0] & GUEST_STOPPED;
+    held.vcpu.resume();
+    assert_eq!([flags(), flags()], [0, 0]);
+    held.vcpu.pause();
+    while held.heard.try_recv().is_ok() {}
+    held.vcpu.resume();
+    assert_eq!([flags(), flags()], [GUEST_STOPPED; 2]);
+}
+
+#[test]
 fn a_guest_that_never_exits_is_paused_and_stopped() {
     let Some(held) = held(&[0xeb, 0xfe]) else { return }; // jmp here
     for _ in 0..20 {

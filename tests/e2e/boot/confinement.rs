@@ -145,28 +145,3 @@ fn a_running_vm_holds_only_the_descriptors_it_needs() {
     let others: Vec<_> = targets.filter(|target| !allowed(target)).collect();
     assert_eq!(others, [""; 0]);
 }
-
-#[test]
-fn the_threads_around_an_idle_guest_sleep() {
-    let mut running = Running::ready(boot(&["--", "sh", "-c", "echo idle; exec sleep 1000"]));
-    running.out.wait_for("idle");
-    // One that goes round and round would use some of every interval.
-    let mut intervals = std::iter::repeat_with(|| {
-        let before = ticks_of_others(&running);
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        ticks_of_others(&running) - before
-    });
-    assert!(intervals.by_ref().take(20).any(|used| used == 0), "a thread never sleeps");
-}
-
-/// Processor time of all threads but the vCPU's, in ticks of 10 ms.
-fn ticks_of_others(running: &Running) -> u64 {
-    let threads = fs::read_dir(running.proc("task")).unwrap();
-    let stats = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
-    let ticks = |stat: String| {
-        let (_, fields) = stat.rsplit_once(')').unwrap();
-        let fields: Vec<_> = fields.split_whitespace().collect();
-        [11, 12].map(|field| fields[field].parse::<u64>().unwrap()).iter().sum::<u64>()
-    };
-    stats.filter(|stat| !stat.contains("(rvm-vcpu")).map(ticks).sum()
-}

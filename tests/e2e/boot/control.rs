@@ -79,7 +79,7 @@ impl Supervisor {
     }
 
     #[track_caller]
-    fn stats(&mut self) -> Stats {
+    pub fn stats(&mut self) -> Stats {
         match self.ask(Command::Stats) {
             Outcome::Stats(stats) => stats,
             other => panic!("{other:?}"),

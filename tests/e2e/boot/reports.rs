@@ -7,6 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::run::{Running, boot, guest, run};
+use super::stats::{counter, of_device};
 
 /// The phases of a boot, in their order.
 const PHASES: [&str; 9] = [
@@ -59,21 +60,26 @@ fn timing_in_a_file_is_a_chrome_trace() {
     }
 }
 
-/// The number in the line that begins with `name`.
-fn counter(text: &str, name: &str) -> u64 {
-    let line =
-        text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}: {text}"));
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn statistics_are_printed_at_the_end() {
-    let ran = guest(&["--stats"], "head -c 64 /dev/hwrng >/dev/null; exit 3");
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(16 << 20).unwrap();
+    // What a disk is asked for is no more and no less than this, where the kernel has nothing to read ahead or write back.
+    let script = "head -c 64 /dev/hwrng >/dev/null; \
+                  dd if=/dev/vda of=/dev/null bs=4096 count=4 skip=8 iflag=direct 2>/dev/null; \
+                  dd if=/dev/zero of=/dev/vda bs=4096 count=3 oflag=direct conv=notrunc,fsync 2>/dev/null; exit 3";
+    let ran = guest(&["--stats", "--disk", disk.path().to_str().unwrap()], script);
     assert_eq!(ran.status, Some(3));
     assert!(counter(&ran.error, "port writes") > 100, "{ran:?}");
     assert!(counter(&ran.error, "mmio reads") > 10, "{ran:?}");
-    // Operations of the entropy device.
-    assert!(counter(&ran.error, "1 rng") > 0, "{ran:?}");
+    let rng = of_device(&ran.error, "rng");
+    assert!(rng.operations > 0 && rng.bytes_in >= 64, "{rng:?}");
+    let block = of_device(&ran.error, "block");
+    // The partition table is read as well.
+    assert!((4 * 4096..1 << 20).contains(&block.bytes_in), "{block:?}");
+    assert_eq!((block.bytes_out, block.errors), (3 * 4096, 0), "{block:?}");
+    // Seven requests and a flush at least, each asked for by a kick and told by an interrupt, which may be one of several.
+    assert!(block.operations >= 8 && block.kicks > 0 && block.interrupts > 0, "{block:?}");
 }
 
 #[test]

@@ -1,43 +1,11 @@
 //! Containers that take all they can get.
 
-use std::fs;
-use std::ops::Range;
-
 use super::place::{Place, image};
+use crate::process::own_memory_of;
 
-/// Resident memory of rvm's processes in KiB, but for the guests' memory: the largest mapping of each, which may stand
-/// there in pieces.
+/// Resident memory of rvm's processes in KiB, but for the guests' memory.
 fn own_memory(place: &Place) -> u64 {
     place.processes().into_iter().map(|(pid, _)| own_memory_of(pid)).sum()
-}
-
-fn own_memory_of(pid: u32) -> u64 {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
-    // Addresses and resident KiB; neighbours as one.
-    let mut mappings: Vec<(Range<u64>, u64)> = Vec::new();
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next(), mappings.last_mut()) {
-            (Some("Rss:"), Some(size), Some((_, resident))) => *resident += size.parse::<u64>().unwrap(),
-            (Some(addresses), Some("rw-p"), Some((last, _)))
-                if addresses_of(addresses).is_some_and(|range| range.start == last.end) =>
-            {
-                last.end = addresses_of(addresses).unwrap().end;
-            }
-            (Some(addresses), ..) => mappings.extend(addresses_of(addresses).map(|range| (range, 0))),
-            _ => {}
-        }
-    }
-    let size = |range: &Range<u64>| range.end - range.start;
-    let guest = mappings.iter().max_by_key(|(range, _)| size(range));
-    let guest = guest.filter(|(range, _)| size(range) >= 32 << 20).map_or(0, |(_, resident)| *resident);
-    mappings.iter().map(|(_, resident)| resident).sum::<u64>() - guest
-}
-
-/// The addresses that a mapping's first line starts with.
-fn addresses_of(word: &str) -> Option<Range<u64>> {
-    let (start, end) = word.split_once('-')?;
-    Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
 }
 
 #[test]

@@ -97,6 +97,8 @@ const WORKER: &[Call] = &[
 /// Console (polled so that it never blocks) and kicks of queues.
 const VCPU: &[Call] = &[
     With(libc::SYS_ioctl, 1, KVM_RUN),
+    // After a pause.
+    With(libc::SYS_ioctl, 1, KVM_KVMCLOCK_CTRL),
     Any(libc::SYS_poll),
     Any(libc::SYS_ppoll),
     // The descriptors that an activation hands to the worker.
@@ -104,6 +106,8 @@ const VCPU: &[Call] = &[
 ];
 /// _IO(KVMIO, 0x80)
 const KVM_RUN: u64 = 0xae80;
+/// _IO(KVMIO, 0xad)
+const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 
 const MAIN: &[Call] = &[
     Any(libc::SYS_epoll_ctl),

@@ -6,8 +6,9 @@ use rvm_config::MemorySize;
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_STATUS};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::{Balloon, BalloonControl, DEFLATE, INFLATE, PAGE_REPORTING, REPORTING};
+use super::{Balloon, BalloonControl, DEFLATE, DEFLATE_ON_OOM, INFLATE, PAGE_REPORTING, REPORTING};
 use crate::bus::BusDevice;
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::interrupt::CONFIG_CHANGE;
 use crate::devices::virtio::testing::{Driver, MEMORY_SIZE, Part};
 
@@ -109,6 +110,17 @@ fn reported_ranges_go_back_to_the_host() {
     let block = (SECOND..SECOND + (2 << 20)).step_by(PAGE_BYTES);
     assert_eq!(given_back(&driver), block.chain([HIGH + PAGE]).collect::<Vec<_>>());
     assert_eq!((driver.transport.stats().bytes_out.get(), errors(&driver)), ((2 << 20) + PAGE, 0));
+}
+
+#[test]
+fn whether_the_driver_may_take_pages_back_is_a_feature() {
+    let features =
+        |config: &str| Balloon::new(&config.parse().unwrap(), MemorySize::from_mib(256)).features();
+    for config in ["0", "0,deflate-on-oom=on"] {
+        assert_eq!(features(config) & DEFLATE_ON_OOM, DEFLATE_ON_OOM, "{config}");
+    }
+    assert_eq!(features("0,deflate-on-oom=off") & DEFLATE_ON_OOM, 0);
+    assert_eq!(features("0,deflate-on-oom=off") | DEFLATE_ON_OOM, features("0"), "and nothing else");
 }
 
 #[test]
