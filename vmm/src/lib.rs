@@ -13,6 +13,7 @@ pub mod devices;
 pub mod directory_entry;
 pub mod doctor;
 pub mod event_loop;
+pub mod file_limit;
 pub mod inherited;
 #[cfg(feature = "cli")]
 pub mod install;
