@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -127,6 +129,14 @@ impl Running {
     /// Its standard input, if that was made a pipe.
     pub fn input(&mut self) -> impl Write + use<> {
         self.child.stdin.take().unwrap()
+    }
+
+    /// Fills its standard error, of which nobody reads anything for now.
+    pub fn fill_error(&self) {
+        let mut pipe = File::options();
+        pipe.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let mut pipe = pipe.open(self.proc("fd/2")).unwrap();
+        while pipe.write(&[b'.'; 4096]).is_ok() {}
     }
 
     /// Closes the reading end of its standard output.

@@ -22,6 +22,7 @@ pub mod kvm;
 pub mod logging;
 pub mod memory;
 pub mod output_file;
+pub mod output_stream;
 pub mod privileges;
 pub mod run;
 pub mod seccomp;
