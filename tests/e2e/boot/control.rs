@@ -114,7 +114,9 @@ fn a_vm_is_watched_and_directed_until_it_is_stopped() {
 
     assert_eq!(supervisor.ask(Command::Balloon { size: MemorySize::from_mib(16) }), Outcome::Done);
     while supervisor.stats().balloon != Some(16 << 20) {}
-    let too_much = Outcome::Refused("balloon cannot take 65 MiB of 128 MiB: 64 MiB must be left".into());
+    let too_much =
+        "balloon cannot take 65 MiB of 128 MiB: 64 MiB must be left; take less, or give the VM more memory";
+    let too_much = Outcome::Refused(too_much.into());
     assert_eq!(supervisor.ask(Command::Balloon { size: MemorySize::from_mib(65) }), too_much);
 
     let Outcome::Console(words) = supervisor.ask(Command::ConsoleTail) else { panic!("the console") };
