@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -134,6 +136,14 @@ impl Running {
     pub fn read_errors(&mut self) -> JoinHandle<String> {
         let error = std::mem::replace(&mut self.error, Stream::nothing());
         thread::spawn(|| error.rest())
+    }
+
+    /// Fills its standard error, of which nobody reads anything for now.
+    pub fn fill_error(&self) {
+        let mut pipe = File::options();
+        pipe.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let mut pipe = pipe.open(self.proc("fd/2")).unwrap();
+        while pipe.write(&[b'.'; 4096]).is_ok() {}
     }
 
     /// Closes the reading end of its standard output.

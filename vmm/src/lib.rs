@@ -13,6 +13,7 @@ pub mod devices;
 pub mod directory_entry;
 pub mod doctor;
 pub mod event_loop;
+pub mod file_limit;
 pub mod inherited;
 #[cfg(feature = "cli")]
 pub mod install;
@@ -21,6 +22,7 @@ pub mod kvm;
 pub mod logging;
 pub mod memory;
 pub mod output_file;
+pub mod output_stream;
 pub mod privileges;
 pub mod run;
 pub mod seccomp;

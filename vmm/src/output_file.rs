@@ -20,12 +20,14 @@ pub struct OutputFile {
 
 /// Why there can be no such file.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {what} to '{path}'")]
+#[error(
+    "cannot write {what} to '{path}': {reason}; give the path of a file, in a directory that exists, that you may write to"
+)]
 pub struct OutputFileError {
     /// "the console" or "the trace".
     what: &'static str,
     path: PathBuf,
-    source: io::Error,
+    reason: io::Error,
 }
 
 impl OutputFile {
@@ -43,7 +45,7 @@ impl OutputFile {
             }
             Err(error) => Err(error),
         };
-        opened.map_err(|source| OutputFileError { what, path: path.to_owned(), source })
+        opened.map_err(|reason| OutputFileError { what, path: path.to_owned(), reason })
     }
 
     /// Another handle of the file, to be written to after [`Self::begin`].
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_named() {
         let error = OutputFile::open("the trace", Path::new("/nonexistent/file")).unwrap_err();
-        assert_eq!(error.to_string(), "cannot write the trace to '/nonexistent/file'");
+        assert!(error.to_string().starts_with("cannot write the trace to '/nonexistent/file': "), "{error}");
         OutputFile::open("the trace", Path::new("/dev/null")).unwrap().begin().unwrap();
     }
 }

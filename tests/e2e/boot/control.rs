@@ -1,7 +1,9 @@
 //! The control socket: what whoever started a VM hears of it, and what that one can ask.
 
+use std::fs;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -13,6 +15,9 @@ use rvm_config::control::{
     Command, Ended, Event, MAX_CONTROL_PACKET, Message, Outcome, Reason, Request, Stats,
 };
 
+use tempfile::TempDir;
+
+use super::image::{self, Elf};
 use super::run::{PATIENCE, Running, boot};
 
 /// Who started the VM.
@@ -109,7 +114,9 @@ fn a_vm_is_watched_and_directed_until_it_is_stopped() {
 
     assert_eq!(supervisor.ask(Command::Balloon { size: MemorySize::from_mib(16) }), Outcome::Done);
     while supervisor.stats().balloon != Some(16 << 20) {}
-    let too_much = Outcome::Refused("balloon cannot take 65 MiB of 128 MiB: 64 MiB must be left".into());
+    let too_much =
+        "balloon cannot take 65 MiB of 128 MiB: 64 MiB must be left; take less, or give the VM more memory";
+    let too_much = Outcome::Refused(too_much.into());
     assert_eq!(supervisor.ask(Command::Balloon { size: MemorySize::from_mib(65) }), too_much);
 
     let Outcome::Console(words) = supervisor.ask(Command::ConsoleTail) else { panic!("the console") };
@@ -120,6 +127,75 @@ fn a_vm_is_watched_and_directed_until_it_is_stopped() {
     assert_eq!((ended.reason, ended.status, ended.message), (Reason::Stopped, 0, None));
     let ran = running.end();
     assert_eq!((ran.status, ran.out.as_str(), ran.error.as_str()), (Some(0), "", ""));
+}
+
+const DRIVER_FEATURES: u32 = 0x20;
+const DRIVER_FEATURES_SEL: u32 = 0x24;
+const QUEUE_NUM: u32 = 0x38;
+const QUEUE_READY: u32 = 0x44;
+const STATUS: u32 = 0x70;
+const QUEUE_DESC_LOW: u32 = 0x80;
+
+/// A kernel that sets up the first virtio device with a queue outside of memory, again and again: each time rvm has
+/// something to say.
+fn complaint_after_complaint(directory: &TempDir) -> PathBuf {
+    // Registers of virtio-mmio (virtio 1.2, section 4.2.2) and what is written there.
+    let writes = [
+        (STATUS, 0),
+        (STATUS, 1),
+        (STATUS, 3),
+        // VIRTIO_F_VERSION_1.
+        (DRIVER_FEATURES_SEL, 1),
+        (DRIVER_FEATURES, 1),
+        (STATUS, 0xb),
+        (QUEUE_NUM, 8),
+        (QUEUE_DESC_LOW, 0xf000_0000_u32),
+        (QUEUE_READY, 1),
+        (STATUS, 0xf),
+    ];
+    // mov dword [rbx + register], value
+    let writes = writes.map(|(register, value)| [&[0xc7, 0x83][..], &word(register), &word(value)].concat());
+    let writes = writes.concat();
+    #[rustfmt::skip]
+    let map = [
+        0xb8, 0x83, 0, 0, 0xd0,                     // mov eax, 0xd0000083: a large page, where the devices are
+        0x48, 0x89, 0x04, 0x25, 0x00, 0xb4, 0, 0,   // mov [0xb400], rax: in the table that maps 256 MiB
+        0xbb, 0, 0, 0, 0x10,                        // mov ebx, 256 MiB
+    ];
+    let again = -i32::try_from(writes.len() + 5).unwrap();
+    // jmp to the first write
+    let code = [&map[..], &writes, &[0xe9], &again.to_le_bytes()].concat();
+    let path = directory.path().join("kernel");
+    fs::write(&path, image::elf(&Elf { code, ..Elf::default() })).unwrap();
+    path
+}
+
+fn word(value: u32) -> [u8; 4] {
+    value.to_le_bytes()
+}
+
+#[test]
+fn a_guest_that_fills_the_log_while_nobody_reads_it_is_held_and_ends() {
+    let directory = TempDir::new().unwrap();
+    let kernel = complaint_after_complaint(&directory).display().to_string();
+    let (mut supervisor, mut running) =
+        Supervisor::boot(&["--console", "none", "--cpus", "2", "--kernel", &kernel]);
+    running.fill_error();
+    while supervisor.stats().exits.mmio_writes < 2000 {}
+    // The main thread has something to say as well.
+    running.signal(Signal::SIGUSR1);
+    assert_eq!(supervisor.ask(Command::Pause), Outcome::Done);
+    let held = supervisor.stats();
+    assert_eq!(supervisor.ask(Command::Resume), Outcome::Done);
+    while supervisor.stats().exits.mmio_writes < held.exits.mmio_writes + 100 {}
+    // Whoever reads again is told what there was.
+    running.error.wait_for(" messages dropped\nrvm: warn: ");
+    running.error.wait_for(" device: queue 0 lies outside of memory\n");
+    running.fill_error();
+    running.signal(Signal::SIGTERM);
+    let ended = supervisor.ended();
+    assert_eq!((ended.reason, ended.status), (Reason::Signal, 143));
+    assert_eq!(running.end().status, Some(143));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rvm_config::control::{Command, Layout, Outcome, Reason};
 use tempfile::TempDir;
 
 use super::control::Supervisor;
-use super::run::said_by;
+use super::run::{boot, run, said_by};
 
 /// An erofs image with one file, named `word`, whose line is `word`.
 fn image(directory: &Path, word: &str) -> PathBuf {
@@ -36,6 +36,30 @@ fn images_are_partitions_of_one_disk() {
         let said = said_by(&["--disk", &disk], &format!("mkdir -p /mnt; {SHOW_PARTITIONS}; {names}"));
         assert_eq!(said, "one two three 1\nPARTNAME=part1\nPARTNAME=part2\nPARTNAME=part3\n");
     }
+}
+
+#[test]
+fn what_a_limit_of_the_host_keeps_from_a_file_is_an_error_and_not_the_end() {
+    const LIMIT: usize = 8 << 10;
+    let directory = TempDir::new().unwrap();
+    let [disk, console, socket] = ["disk", "console", "socket"].map(|name| directory.path().join(name));
+    File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let write =
+        |block| format!("yes | dd of=/dev/vda bs=4096 count=1 seek={block} iflag=fullblock conv=fsync");
+    let script = format!("{} || exit 1; {} && exit 2; seq 1 2500; exit 7", write(0), write(2));
+    let path = |path: &Path| path.display().to_string();
+    let options = ["--console", &format!("file={}", path(&console)), "--vsock", &path(&socket)];
+    let rvm = boot(&[&options[..], &["--disk", &path(&disk), "--", "sh", "-c", &script]].concat());
+    let mut shell = Process::new("sh");
+    shell.args(["-c", &format!("ulimit -f {}; exec \"$@\"", LIMIT / 512), "sh"]);
+    shell.arg(rvm.get_program()).args(rvm.get_args());
+    let ran = run(shell);
+    assert_eq!(ran.status, Some(7), "{ran:?}");
+    let message = "rvm: warn: block device: the host failed a request: File too large (os error 27)";
+    assert!(ran.error.starts_with(message), "{ran:?}");
+    assert_eq!(fs::read(&console).unwrap().len(), LIMIT);
+    assert!(fs::read(&disk).unwrap().starts_with(b"y\ny\n"));
+    assert!(!socket.exists());
 }
 
 /// Waits until `/dev/vda` has a size.

@@ -46,6 +46,7 @@ const NAMES: [&[u8]; 13] = [
 fn place() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
+        rvm::file_limit::is_an_error();
         setrlimit(Resource::RLIMIT_FSIZE, LONGEST_FILE, LONGEST_FILE).expect("a limit");
         let place = std::env::temp_dir().join(format!("rvm-fuzz-fs-{}", std::process::id()));
         fs::create_dir_all(place.join("shared")).expect("a place for files");

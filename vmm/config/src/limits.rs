@@ -36,7 +36,9 @@ pub enum ConfigError {
     #[error("memory cannot be {0}: a VM has {MIN_MEMORY} to {MAX_MEMORY}")]
     Memory(MemorySize),
     /// A balloon that leaves the guest too little.
-    #[error("balloon cannot take {size} of {memory}: {MIN_MEMORY} must be left")]
+    #[error(
+        "balloon cannot take {size} of {memory}: {MIN_MEMORY} must be left; take less, or give the VM more memory"
+    )]
     Balloon {
         /// Asked for.
         size: MemorySize,
@@ -44,7 +46,10 @@ pub enum ConfigError {
         memory: MemorySize,
     },
     /// More devices than interrupt lines.
-    #[error("{0} devices are too many: a VM has at most {MAX_DEVICES}")]
+    #[error(
+        "{0} devices are too many: a VM has at most {MAX_DEVICES}; leave some out, or make one disk of several images \
+         (parts=)"
+    )]
     Devices(usize),
     /// A command line that the kernel would cut.
     #[error("kernel command line of {0} bytes is too long: at most {MAX_CMDLINE}; shorten it")]
@@ -57,11 +62,12 @@ pub enum ConfigError {
     DiskId(String),
     /// A tag that the guest could not name.
     #[error(
-        "tag '{0}' of a share must be 1 to {MAX_TAG} bytes without spaces, commas and control characters"
+        "tag '{0}' of a share must be 1 to {MAX_TAG} bytes without spaces, commas and control characters; choose \
+         another"
     )]
     Tag(String),
     /// A tag used by two shares.
-    #[error("the tag '{0}' is given to two shares")]
+    #[error("the tag '{0}' is given to two shares; give each its own")]
     TagTwice(String),
     /// Two disks that cannot be told apart, one of them a placeholder.
     #[error("disk id '{0}' is given to two disks, one of them a placeholder; give each its own")]
@@ -76,10 +82,10 @@ pub enum ConfigError {
     #[error("tap name '{0}' must be 1 to {MAX_TAP_NAME} bytes without '/' and spaces")]
     TapName(String),
     /// A tap used by two cards.
-    #[error("{0} is given to two network cards")]
+    #[error("{0} is given to two network cards; give each its own")]
     TapTwice(String),
     /// A packet size no card has.
-    #[error("mtu cannot be {0}: a card has 68 to 65535")]
+    #[error("mtu cannot be {0}: a card has 68 to 65535; give such a size, or none")]
     Mtu(u16),
     /// A reserved context identifier.
     #[error("vsock cid cannot be {0}: a guest has 3 to 4294967294")]

@@ -24,6 +24,7 @@ use rvm_config::control::{Ended, Reason};
 /// Boots the machine that `args` mean and waits for its end; gives the exit status.
 pub fn run(args: BootArgs, mut timing: Timing) -> u8 {
     logging::start();
+    logging::never_wait();
     let machine = match args.machine() {
         Ok(machine) => machine,
         Err(error) => return fail(&error, exit::of_merge(&error)),
@@ -106,13 +107,12 @@ fn report(args: &BootArgs, booted: Booted, mut timing: Timing) -> Ended {
     if let Some(message) = &message {
         say(message);
     }
-    // A closed standard error takes neither, and there is nowhere else to say so.
     if args.stats {
-        write!(io::stderr(), "{}", stats::Table(&stats::collect(&vm))).ok();
+        logging::tell(&stats::Table(&stats::collect(&vm)).to_string());
     }
     let ended = Ended { reason: exit::reason(&end), status: exit::of_end(&end), message, console: None };
     match trace {
-        None if args.timing.is_some() => drop(write!(io::stderr(), "{timing}")),
+        None if args.timing.is_some() => logging::tell(&timing.to_string()),
         None => {}
         Some(file) => {
             if let Err(error) = write_trace(file, &timing) {

@@ -82,13 +82,12 @@ pub struct BootArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// The configuration file cannot be read.
-    #[error("cannot read configuration '{path}'")]
+    #[error("cannot read configuration '{path}': {reason}; give the path of a file that you may read")]
     Read {
         /// The file.
         path: PathBuf,
-        /// The host's reason.
-        #[source]
-        source: io::Error,
+        /// The host's.
+        reason: io::Error,
     },
     /// It is longer than any configuration.
     #[error("cannot read configuration '{0}': it is longer than {LONGEST} bytes; is it the right file?")]
@@ -165,7 +164,7 @@ impl BootArgs {
 fn read(path: &PathBuf) -> Result<VmConfig, MergeError> {
     let mut text = Vec::new();
     let file = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text));
-    file.map_err(|source| MergeError::Read { path: path.clone(), source })?;
+    file.map_err(|reason| MergeError::Read { path: path.clone(), reason })?;
     if text.len() as u64 > LONGEST {
         return Err(MergeError::Long(path.clone()));
     }

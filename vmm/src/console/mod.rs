@@ -5,16 +5,14 @@ pub mod escape;
 pub mod tail;
 pub mod terminal;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
-use nix::fcntl::OFlag;
 use rvm_config::Console as ConsoleConfig;
 
-use crate::devices::serial::PolledWriter;
 use crate::output_file::{OutputFile, OutputFileError};
+use crate::output_stream;
 use escape::{Command, Escape};
 use tail::Tail;
 use terminal::RawTerminal;
@@ -66,7 +64,7 @@ impl Console {
             Self::None => Box::new(io::sink()),
             Self::Captured(tail) => Box::new(tail.clone()),
             Self::File(file) => Box::new(file.handle()?),
-            Self::Stdio => stdout_writer()?,
+            Self::Stdio => output_stream::without_blocking(io::stdout())?,
         })
     }
 
@@ -89,22 +87,6 @@ impl Console {
             }
         }
     }
-}
-
-/// Standard output without blocking. The flag that says so belongs to the open file, which other processes
-/// share: so a terminal or pipe is opened once more.
-fn stdout_writer() -> io::Result<Box<dyn Write + Send>> {
-    let shared = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let kind = shared.metadata()?.file_type();
-    if kind.is_fifo() || shared.is_terminal() {
-        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let own = OpenOptions::new().write(true).custom_flags(flags.bits()).open("/proc/self/fd/1");
-        if let Ok(own) = own {
-            return Ok(Box::new(own));
-        }
-    }
-    // A socket, which cannot be opened again; another user's terminal; a file, which never blocks.
-    Ok(Box::new(PolledWriter(shared)))
 }
 
 /// Standard input; `None` when it is closed.

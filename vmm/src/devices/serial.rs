@@ -19,11 +19,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -78,7 +75,7 @@ pub struct Serial {
 
 impl Serial {
     /// A port that sends to `out` and raises `irq`. `out` should answer `WouldBlock` rather than block (see
-    /// [`PolledWriter`]), as it is called on vCPU threads. Fails when the process is out of descriptors.
+    /// [`crate::output_stream`]), as it is called on vCPU threads. Fails when the process is out of descriptors.
     pub fn new(out: Box<dyn Write + Send>, irq: EventFd) -> io::Result<Self> {
         let transmitter = Transmitter { out, backlog: VecDeque::new(), blocked: false };
         let mut uart = vm_superio::Serial::new(Line(irq), transmitter);
@@ -261,32 +258,15 @@ impl Write for Transmitter {
     }
 }
 
-/// A writer that asks whether its file (terminal, pipe, socket) is ready before each write, so that it does
-/// not block although the file, which other processes share, is in blocking mode.
-pub struct PolledWriter(pub File);
-
-impl Write for PolledWriter {
-    /// Writes at most a page: a pipe that is ready takes that much without blocking.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
-        match poll(&mut fds, PollTimeout::ZERO)? {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            _ => self.0.write(bytes.get(..4096).unwrap_or(bytes)),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
     use std::os::fd::OwnedFd;
 
     use super::*;
+    use crate::output_stream::PolledWriter;
 
     const THR_EMPTY_ENABLE: u8 = 2;
 

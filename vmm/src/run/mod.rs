@@ -4,7 +4,7 @@
 
 mod pump;
 
-use std::io::{self, Write};
+use std::io;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -16,6 +16,7 @@ use crate::console::escape::{self, Command};
 use crate::control::{Control, Served};
 use crate::devices::machine_event::EventRecord;
 use crate::event_loop::Poller;
+use crate::logging;
 use crate::stats;
 use crate::vcpu::{VcpuEnd, VcpuError, VcpuThread};
 use crate::vm::Vm;
@@ -204,15 +205,15 @@ impl<'a> MainLoop<'a> {
     fn on_command(&mut self, command: Command) -> Option<End> {
         match command {
             Command::Quit => return Some(End::Quit),
-            Command::Help => say(escape::HELP),
+            Command::Help => logging::offer(escape::HELP),
             Command::Stats => self.print_stats(),
             Command::Pause if self.vm.is_running() => {
                 self.vm.pause();
-                say("\r\n[paused; Ctrl-a p goes on]\r\n");
+                logging::offer("\r\n[paused; Ctrl-a p goes on]\r\n");
             }
             Command::Pause => {
                 self.vm.resume();
-                say("\r\n[running]\r\n");
+                logging::offer("\r\n[running]\r\n");
             }
         }
         None
@@ -233,11 +234,6 @@ impl<'a> MainLoop<'a> {
     }
 
     fn print_stats(&self) {
-        say(&stats::Table(&stats::collect(&self.vm)).to_string().replace('\n', "\r\n"));
+        logging::offer(&stats::Table(&stats::collect(&self.vm)).to_string().replace('\n', "\r\n"));
     }
-}
-
-/// A word of the VMM's own, to standard error; a closed one takes none.
-fn say(text: &str) {
-    io::stderr().write_all(text.as_bytes()).ok();
 }

@@ -20,6 +20,7 @@ use nix::libc::{self, c_long};
 use seccompiler::BpfProgram;
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::logging;
 use program::Check;
 
 /// The exit status after a forbidden call.
@@ -64,6 +65,9 @@ use Call::{Any, With, Without};
 const COMMON: &[Call] = &[
     Any(libc::SYS_read),
     Any(libc::SYS_write),
+    // Before a write, so that it never blocks.
+    Any(libc::SYS_poll),
+    Any(libc::SYS_ppoll),
     Any(libc::SYS_close),
     Any(libc::SYS_futex),
     Any(libc::SYS_brk),
@@ -94,13 +98,11 @@ const WORKER: &[Call] = &[
     Any(libc::SYS_epoll_pwait),
 ];
 
-/// Console (polled so that it never blocks) and kicks of queues.
+/// The guest, and kicks of queues.
 const VCPU: &[Call] = &[
     With(libc::SYS_ioctl, 1, KVM_RUN),
     // After a pause.
     With(libc::SYS_ioctl, 1, KVM_KVMCLOCK_CTRL),
-    Any(libc::SYS_poll),
-    Any(libc::SYS_ppoll),
     // The descriptors that an activation hands to the worker.
     With(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u64),
 ];
@@ -113,8 +115,6 @@ const MAIN: &[Call] = &[
     Any(libc::SYS_epoll_ctl),
     Any(libc::SYS_epoll_wait),
     Any(libc::SYS_epoll_pwait),
-    Any(libc::SYS_poll),
-    Any(libc::SYS_ppoll),
     // Kicking vCPU threads.
     Any(libc::SYS_getpid),
     Any(libc::SYS_tgkill),
@@ -287,7 +287,7 @@ impl Filters {
 /// Ends the process, which has a thread that should be confined and is not.
 pub fn cannot_confine(kind: ThreadKind, why: &dyn Display) -> ! {
     crate::console::terminal::restore();
-    eprintln!("rvm: cannot confine the {kind:?} thread: {why}");
+    logging::say(&format!("cannot confine the {kind:?} thread: {why}"));
     std::process::exit(VIOLATION);
 }
 
@@ -312,8 +312,13 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
         *digit = b'0' + u8::try_from(rest.rem_euclid(10)).unwrap_or(0);
         rest /= 10;
     }
-    // SAFETY: write(2) is async-signal-safe, and the bytes are there.
-    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    // For a moment only, as of everything that a VMM says at its end.
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: poll(2) is async-signal-safe, and `stderr` is one pollfd.
+    if unsafe { libc::poll(&raw mut stderr, 1, 2000) } == 1 {
+        // SAFETY: write(2) is async-signal-safe, and the bytes are there.
+        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    }
     // Takes a lock only if it is free, and is a system call otherwise.
     crate::console::terminal::restore();
     // SAFETY: _exit(2) is async-signal-safe, and does not return.

@@ -20,8 +20,10 @@ fn refuses(json: &str, status: i32, reason: &str) {
 #[test]
 fn one_that_cannot_be_read() {
     let place = Place::new();
-    place.refuses(&BOOT_C, 70, "cannot read configuration 'c': No such file or directory (os error 2)");
-    let message = "cannot read configuration '.': Is a directory (os error 21)";
+    let message = "cannot read configuration 'c': No such file or directory (os error 2); give the path of a file that \
+                   you may read";
+    place.refuses(&BOOT_C, 70, message);
+    let message = "cannot read configuration '.': Is a directory (os error 21); give the path of a file that you may read";
     place.refuses(&["--config", "."], 70, message);
     let message =
         "cannot read configuration '/dev/zero': it is longer than 1048576 bytes; is it the right file?";

@@ -141,7 +141,7 @@ fn more_than_there_are_interrupt_lines() {
     let place = Place::new();
     place.sparse("d", 512);
     let disks = ["--disk", "d,ro"].repeat(18);
-    place.refuses(&disks, 74, "20 devices are too many: a VM has at most 19");
+    place.refuses(&disks, 74, "20 devices are too many: a VM has at most 19; leave some out, or make one disk of several images (parts=)");
 }
 
 #[test]

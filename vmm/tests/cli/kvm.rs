@@ -49,6 +49,11 @@ fn a_kvm_without_hardware() {
     let Err(doctor::kvm::Error::Emulated { .. }) = doctor::kvm::probe() else {
         return cannot_run("this host has no KVM that emulates");
     };
+    let output = place.command(env!("CARGO_BIN_EXE_rvm")).args(["doctor", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(12), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["verdict"], "not_hardware", "{report}");
+
     let output = place.boot::<&str>(&[]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     // The speed differs from run to run.

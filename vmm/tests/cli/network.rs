@@ -12,7 +12,11 @@ fn a_tap_name_that_no_interface_can_have() {
         let message = format!("tap name '{name}' must be 1 to 15 bytes without '/' and spaces");
         place.refuses(&["--net", name], 74, &message);
     }
-    place.refuses(&["--net", "t0", "--net", "t0"], 74, "tap 't0' is given to two network cards");
+    place.refuses(
+        &["--net", "t0", "--net", "t0"],
+        74,
+        "tap 't0' is given to two network cards; give each its own",
+    );
 }
 
 #[test]
@@ -29,7 +33,11 @@ fn a_descriptor_that_is_no_stream_socket() {
 
 #[test]
 fn a_packet_size_that_no_card_has() {
-    Place::new().refuses(&["--net", "t0,mtu=67"], 74, "mtu cannot be 67: a card has 68 to 65535");
+    Place::new().refuses(
+        &["--net", "t0,mtu=67"],
+        74,
+        "mtu cannot be 67: a card has 68 to 65535; give such a size, or none",
+    );
 }
 
 #[test]
@@ -44,7 +52,8 @@ fn a_vsock_socket_that_cannot_be_made() {
     place.refuses(
         &["--vsock", "missing/s"],
         66,
-        "cannot make the vsock socket 'missing/s': No such file or directory (os error 2)",
+        "cannot make the vsock socket 'missing/s': No such file or directory (os error 2); choose a path in a directory \
+         that exists, that you may write to",
     );
     let long = "s".repeat(97);
     let message = format!("vsock socket path '{long}' is too long: at most 96 bytes");

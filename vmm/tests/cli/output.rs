@@ -8,15 +8,18 @@ use crate::place::Place;
 #[test]
 fn a_console_file_that_cannot_be_made() {
     let place = Place::new();
-    let message = "cannot write the console to 'missing/file': No such file or directory (os error 2)";
+    let message = "cannot write the console to 'missing/file': No such file or directory (os error 2); give the path of a \
+                   file, in a directory that exists, that you may write to";
     place.refuses(&["--console", "file=missing/file"], 75, message);
-    let message = "cannot write the console to 'guest': Is a directory (os error 21)";
+    let message = "cannot write the console to 'guest': Is a directory (os error 21); give the path of a file, in a \
+                   directory that exists, that you may write to";
     place.refuses(&["--console", "file=guest"], 75, message);
 }
 
 #[test]
 fn a_trace_file_that_cannot_be_made() {
-    let message = "cannot write the trace to 'missing/file': No such file or directory (os error 2)";
+    let message = "cannot write the trace to 'missing/file': No such file or directory (os error 2); give the path of a \
+                   file, in a directory that exists, that you may write to";
     Place::new().refuses(&["--timing=missing/file"], 75, message);
 }
 

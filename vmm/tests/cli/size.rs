@@ -34,7 +34,8 @@ fn memory_that_is_no_amount() {
 #[test]
 fn a_balloon_that_leaves_the_guest_too_little() {
     let place = Place::new();
-    let message = "balloon cannot take 65 MiB of 128 MiB: 64 MiB must be left";
+    let message =
+        "balloon cannot take 65 MiB of 128 MiB: 64 MiB must be left; take less, or give the VM more memory";
     place.refuses(&["--balloon", "65M"], 74, message);
     let message = "cannot use 'x' for --balloon: 'size' cannot be 'x': 'x' is not an amount of memory that a VM can \
                    have: write for example 256M or 2G";

@@ -11,16 +11,16 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rvm_config::control::{
     CONTROL_VERSION, Ended, Event, MAX_CONTROL_PACKET, Message, Outcome, Reason, Request,
 };
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::{Child, ChildStderr};
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{End, MachineError, Order, Phase, Progress};
 
-/// Most bytes of a VMM's standard error that are kept.
-const MAX_WORDS: u64 = 4 << 10;
+/// Most bytes of a VMM's standard error that are kept: the last ones, which say how it ended.
+const MAX_WORDS: usize = 4 << 10;
 
 /// Serves the socket until the VMM has ended, and reports how when its process is gone.
 pub(super) async fn drive(
@@ -34,6 +34,8 @@ pub(super) async fn drive(
         phase = reached;
         report.send_replace(Progress::Reached(reached));
     };
+    // All the time: a VMM that nobody reads drops its words.
+    let words = tokio::spawn(last_words(vmm.stderr.take()));
     // A read of a SOCK_SEQPACKET socket gives a packet, and a write sends one; tokio need not know.
     let served = match UnixStream::from_std(socket.into()) {
         Ok(socket) => serve(socket, &mut inbox, reached).await,
@@ -43,7 +45,8 @@ pub(super) async fn drive(
     if !matches!(served, Ok(Served::Ended(_))) {
         vmm.start_kill().ok();
     }
-    let words = last_words(vmm.stderr.take()).await;
+    // Fails only where the runtime ends, and this with it.
+    let words = words.await.unwrap_or_default();
     // Fails only for a process that is no child of ours.
     vmm.wait().await.ok();
     let end = match served {
@@ -137,12 +140,24 @@ async fn read(socket: &mut OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize
     }
 }
 
-async fn last_words(words: Option<ChildStderr>) -> String {
-    let Some(words) = words else { return String::new() };
-    let mut bytes = Vec::new();
+/// Reads what a VMM says until it ends; gives the last of it, in whole lines.
+async fn last_words(words: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut words) = words else { return String::new() };
+    let (mut last, mut cut) = (Vec::new(), false);
+    let mut buffer = [0; MAX_WORDS];
     // What was read until an error is all there is.
-    words.take(MAX_WORDS).read_to_end(&mut bytes).await.ok();
-    String::from_utf8_lossy(&bytes).trim().trim_start_matches("rvm: ").to_owned()
+    while let Ok(length @ 1..) = words.read(&mut buffer).await {
+        last.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        let surplus = last.len().saturating_sub(MAX_WORDS);
+        cut |= surplus > 0;
+        last.drain(..surplus);
+    }
+    let text = String::from_utf8_lossy(&last);
+    let text = match text.split_once('\n') {
+        Some((_, whole)) if cut => whole,
+        _ => &text,
+    };
+    text.trim().trim_start_matches("rvm: ").to_owned()
 }
 
 fn failed(message: Option<String>) -> Ended {
@@ -158,4 +173,37 @@ pub(super) fn broken(phase: Phase, words: String) -> End {
 /// The task ends with the machine, and says so before.
 pub(super) fn task_gone() -> MachineError {
     MachineError::Ended(Box::new(broken(Phase::Running, String::new())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use tokio::process::Command;
+
+    use super::*;
+
+    /// The last words of a program that says what `script` has it say.
+    async fn words_of(script: &str) -> String {
+        let mut program = Command::new("sh");
+        program.args(["-c", script]).stderr(Stdio::piped());
+        let mut program = program.spawn().expect("a shell");
+        let words = last_words(program.stderr.take()).await;
+        assert!(program.wait().await.expect("its end").success());
+        words
+    }
+
+    #[tokio::test]
+    async fn of_what_a_vmm_says_the_end_is_kept() {
+        assert_eq!(words_of("").await, "");
+        assert_eq!(words_of("echo 'rvm: ended by a test' >&2").await, "ended by a test");
+        // More than a pipe takes.
+        let flood =
+            words_of("yes 'rvm: warn: a guest can cause this' | head -c 200000 >&2; echo end >&2").await;
+        assert!(
+            flood.starts_with("warn: a guest can cause this\nrvm: ") && flood.ends_with("end"),
+            "{flood}"
+        );
+        assert!((MAX_WORDS - 100..MAX_WORDS).contains(&flood.len()), "{}", flood.len());
+    }
 }

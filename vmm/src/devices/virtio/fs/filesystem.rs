@@ -30,7 +30,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchdir, getegid, geteuid};
 
@@ -106,11 +105,9 @@ impl FileSystem {
     }
 
     /// Gives this thread a working directory (/proc/self/fd, where attributes are reached by the names of
-    /// descriptors) and a file mode creation mask of its own, apart from the process's, and keeps the signal away
-    /// that ends a process whose file becomes longer than its limit: the guest is told EFBIG. To be called on the
-    /// thread that then calls [`Self::handle`].
+    /// descriptors) and a file mode creation mask of its own, apart from the process's. To be called on the thread that
+    /// then calls [`Self::handle`].
     pub fn enter_thread(&self) -> Result<(), Errno> {
-        SigSet::from(Signal::SIGXFSZ).thread_block()?;
         unshare(CloneFlags::CLONE_FS)?;
         fchdir(&self.descriptors)
     }

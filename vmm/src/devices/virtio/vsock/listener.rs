@@ -34,13 +34,14 @@ pub enum VsockError {
     )]
     Exists(PathBuf),
     /// The host refuses.
-    #[error("cannot make the vsock socket '{path}'")]
+    #[error(
+        "cannot make the vsock socket '{path}': {reason}; choose a path in a directory that exists, that you may write to"
+    )]
     Listen {
         /// The socket's path.
         path: PathBuf,
         /// What the host said.
-        #[source]
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -57,9 +58,9 @@ pub struct Listener {
 impl Listener {
     /// Listens at `path`, where nothing is yet, for programs of the same user.
     pub fn bind(path: &Path) -> Result<Self, VsockError> {
-        let failed = |source: io::Error| match source.kind() {
+        let failed = |reason: io::Error| match reason.kind() {
             ErrorKind::AddrInUse => VsockError::Exists(path.to_owned()),
-            _ => VsockError::Listen { path: path.to_owned(), source },
+            _ => VsockError::Listen { path: path.to_owned(), reason },
         };
         let entry = DirectoryEntry::of(path).map_err(|errno| failed(errno.into()))?;
         let socket = new_socket().map_err(failed)?;

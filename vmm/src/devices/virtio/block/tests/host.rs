@@ -63,6 +63,26 @@ fn a_full_host_is_an_error_of_the_write() {
     }
 }
 
+#[test]
+fn a_file_longer_than_the_hosts_limit_is_an_error_of_the_write() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Of this process: no other test's files are as long.
+    const LIMIT: u64 = 1 << 40;
+    crate::file_limit::is_an_error();
+    setrlimit(Resource::RLIMIT_FSIZE, LIMIT, getrlimit(Resource::RLIMIT_FSIZE).unwrap().1).unwrap();
+    on_every_engine(|engine| {
+        let ring = (engine == IoEngine::IoUring).then(|| ring().unwrap());
+        let file = DiskFile { file: Arc::new(tempfile::tempfile().unwrap()), block_device: false };
+        let block = Block::new(Tray::with(Medium::whole(file, 2 * LIMIT)), ring, engine, false);
+        let stats = block.stats();
+        let driver = Driver::start(Box::new(block), u64::MAX);
+        let mut machine = Machine { driver, stats, image: Image::new(512) };
+        assert_eq!(machine.write(LIMIT / 512, &[1; 512]), IO_ERROR);
+        assert_eq!(machine.write(0, &[1; 512]), OK);
+        assert_eq!(machine.read(0, 512), (OK, vec![1; 512]));
+    });
+}
+
 /// A block device of the host on an image.
 struct Loop {
     device: PathBuf,

@@ -150,6 +150,7 @@ fn holes_are_found_made_and_filled() {
 fn a_file_longer_than_the_hosts_limit_is_refused() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     const LIMIT: u64 = 1 << 40;
+    crate::file_limit::is_an_error();
     let mut guest = Guest::new();
     let (file, handle) = guest.create(ROOT, "f", RDWR, 0o644).unwrap();
     // Of this process: no other test's files are as long.
