@@ -31,7 +31,7 @@ use crate::place::{Held, Place};
 use crate::pod::{Booting, Pod, SHUTDOWN_PATIENCE};
 use crate::process::{Exit, Process, State};
 use crate::sandbox::{self, Sandbox};
-use crate::spec::{ContainerSpec, NetworkNamespace};
+use crate::spec::{ContainerSpec, NetworkNamespace, hosts};
 use crate::stdio::Paths;
 use crate::streaming::Streams;
 use crate::tell::Teller;
@@ -343,7 +343,7 @@ impl Shim {
     pub async fn exec(&self, id: &str, exec: &str, paths: Paths, spec: Vec<u8>) -> Result<(), ShimError> {
         let container = self.container(id).await?;
         container.init.require(State::Running, "run a process in")?;
-        let process = Arc::new(Process::new(id, exec, paths, spec));
+        let process = Arc::new(Process::new(id, exec, paths, hosts::process(spec)));
         {
             let mut execs = locked(&container.execs);
             if execs.contains_key(exec) {

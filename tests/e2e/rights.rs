@@ -26,8 +26,21 @@ pub fn of_threads(pid: i32) -> Vec<Status> {
     text.map(|text| text.lines().filter_map(field).collect()).collect()
 }
 
+/// Limits of a VMM's resources (proc_pid_limits(5)), whoever started it: what it may have, or less. It may have more
+/// descriptors for files that it shares.
+const LIMITS: [(&str, u64); 7] = [
+    ("Max core file size", 0),
+    ("Max msgqueue size", 0),
+    ("Max nice priority", 0),
+    ("Max realtime priority", 0),
+    ("Max locked memory", 8 << 20),
+    ("Max processes", 1024),
+    ("Max open files", 2048),
+];
+const OF_A_SHARE: u64 = 1 << 18;
+
 /// Checks that the VMM `pid`, which root started, is nobody's, with no right of root's but those of a file server, if it
-/// `shares` files, on that thread alone. `threads` are among its own.
+/// `shares` files, on that thread alone, and no resource that it has no use for. `threads` are among its own.
 #[track_caller]
 pub fn are_given_up(pid: i32, shares: bool, threads: &[&str]) {
     let own = FIRST_NUMBER + u32::try_from(pid).unwrap();
@@ -59,4 +72,15 @@ pub fn are_given_up(pid: i32, shares: bool, threads: &[&str]) {
     // No other process of the same number could trace it, and no core is made of it.
     let owner = fs::metadata(Path::new("/proc").join(pid.to_string()).join("environ")).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (0, 0));
+    are_bounded(pid, shares);
+}
+
+fn are_bounded(pid: i32, shares: bool) {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    for (name, most) in LIMITS {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let mut limits = line.split_whitespace().take(2).map(|word| word.parse().unwrap_or(u64::MAX));
+        let most = if shares && name == "Max open files" { most + OF_A_SHARE } else { most };
+        assert!(limits.all(|limit| limit <= most), "{name} {line}");
+    }
 }

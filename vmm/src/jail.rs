@@ -5,6 +5,7 @@
 //!   ([`Lookups`]): the shared directories, and that of the socket device. What was opened before stays open.
 //! - System V objects and the host's name: namespaces of its own.
 //! - Root's number, and its capabilities: [`crate::privileges`] has what is left of them to which thread.
+//! - Resources of the host that no device needs: limits (adr 15 says which, and why no others).
 //!
 //! Namespaces take CAP_SYS_ADMIN: a VMM of an ordinary user, which has no capabilities to begin with, stays where it is,
 //! with what that user may do. What is left of system calls is in [`crate::seccomp`].
@@ -17,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{chdir, chroot, mkdir, pivot_root};
 use rustix::thread::{CapabilitySet, capabilities, set_no_new_privs};
@@ -29,6 +30,14 @@ const WORKSHOP: &str = "/dev";
 
 /// What the new root may take of the host's memory: a directory or file for each lookup, and nothing in them.
 const ROOT_OPTIONS: &str = "mode=755,size=64k,nr_inodes=1k";
+
+/// What a VMM has nothing of: cores, which would have the guest's memory in them, POSIX message queues, and ranks before
+/// other processes. Ranks that whoever started it gave it stay.
+const NOTHING_OF: [Resource; 4] =
+    [Resource::RLIMIT_CORE, Resource::RLIMIT_MSGQUEUE, Resource::RLIMIT_NICE, Resource::RLIMIT_RTPRIO];
+
+/// Bytes that it may lock into memory, which is what Linux gives every process: rings of disks count on older kernels.
+const LOCKED: u64 = 8 << 20;
 
 const NONE: Option<&str> = None;
 
@@ -66,14 +75,23 @@ impl Jail {
     /// Gives up, for this thread and all that it starts, what no later step needs; gives what is left. Every path has been
     /// opened; no other thread runs yet.
     pub fn enter(self, lookups: &mut dyn Lookups, shares_files: bool) -> io::Result<Privileges> {
-        // A core would have the guest's memory in it.
-        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        limit()?;
         set_no_new_privs(true)?;
         if self.apart {
             leave_the_hosts_files(lookups)?;
         }
         Privileges::reduce(self.number, shares_files)
     }
+}
+
+/// Takes resources of the host away that no device needs. How many descriptors there may be is known where files are
+/// shared, and how many threads where their user is taken.
+fn limit() -> io::Result<()> {
+    for resource in NOTHING_OF {
+        setrlimit(resource, 0, 0)?;
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    Ok(setrlimit(Resource::RLIMIT_MEMLOCK, soft.min(LOCKED), hard.min(LOCKED))?)
 }
 
 /// Makes a root of what `lookups` has, and enters it.

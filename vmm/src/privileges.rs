@@ -16,7 +16,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::{geteuid, setfsgid, setfsuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
@@ -42,6 +42,10 @@ const OF_NUMBERS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SET
 /// The first of the numbers that VMMs take: with a process's number, at most 2^22, added, it is in a range that the
 /// lists of who uses which leave free (systemd's UIDS-GIDS: 1879048192 to 2147352575).
 const FIRST_NUMBER: u32 = 0x7000_0000;
+
+/// Threads of a VMM with a number of its own: its vCPUs, its devices', and what kernels start for it (vhost, workers of
+/// disks' rings), of which there would be any number.
+const MOST_THREADS: u64 = 1024;
 
 /// The number of nobody.
 const NOBODY: u32 = 65534;
@@ -104,7 +108,7 @@ fn take_own_number(number: u32, kept: CapabilitySet) -> io::Result<Option<u32>> 
     if !geteuid().is_root() || !capabilities(None)?.effective.contains(OF_NUMBERS) {
         return Ok(None);
     }
-    // Threads count as a user's, and root's have no limit.
+    // Threads count as a user's, and root's have no limit; nobody's are others' as well.
     match setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY) {
         Ok(()) | Err(Errno::EPERM) => {}
         Err(errno) => return Err(errno.into()),
@@ -121,6 +125,12 @@ fn take_own_number(number: u32, kept: CapabilitySet) -> io::Result<Option<u32>> 
             taken = Some(number);
             break;
         }
+    }
+    if taken == Some(number) {
+        // Nobody else's count, now that it has the number.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
+        let most = hard.min(MOST_THREADS);
+        setrlimit(Resource::RLIMIT_NPROC, most, most)?;
     }
     if taken.is_some() {
         // For files this thread is still root.

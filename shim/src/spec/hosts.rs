@@ -94,3 +94,30 @@ pub fn block_devices(resources: &Value) -> Result<(), ShimError> {
         })
     })
 }
+
+/// `process` of one that is made in a container that runs, as containerd's clients copy it from the container's
+/// specification, without names of the host's security modules: as of the first process, they mean nothing in the guest.
+pub fn process(text: Vec<u8>) -> Vec<u8> {
+    // What is no JSON is the guest's to refuse, with the place.
+    let Ok(Value::Object(mut process)) = serde_json::from_slice(&text) else { return text };
+    let labels = ["apparmorProfile", "selinuxLabel"].map(|name| process.remove(name).is_some());
+    match labels.contains(&true) {
+        true => Value::Object(process).to_string().into(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::process;
+
+    #[test]
+    fn names_of_the_hosts_security_modules_are_left_out_of_a_process() {
+        let labelled =
+            r#"{"args":["true"],"apparmorProfile":"docker-default","cwd":"/","selinuxLabel":"a:b:c"}"#;
+        let plain = r#"{"args":["true"],"cwd":"/"}"#;
+        for (text, expected) in [(labelled, plain), (plain, plain), ("[", "["), ("[7]", "[7]")] {
+            assert_eq!(process(text.into()), expected.as_bytes());
+        }
+    }
+}

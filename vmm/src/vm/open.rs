@@ -52,12 +52,10 @@ fn open_devices(config: &VmConfig) -> Result<Opened, BuildError> {
         handles.placeholders.extend(block.placeholder(disk).map(|placeholder| (devices.len(), placeholder)));
         devices.push(Box::new(block));
     }
-    if !config.shares.is_empty() {
-        let descriptors = fs::open::descriptors(config.shares.len())
-            .map_err(BuildError::host("raise the limit of open files"))?;
-        for share in &config.shares {
-            devices.push(Box::new(Fs::open(share, descriptors)?));
-        }
+    let descriptors = fs::open::descriptors(config.shares.len())
+        .map_err(BuildError::host("set the limit of open files"))?;
+    for share in &config.shares {
+        devices.push(Box::new(Fs::open(share, descriptors)?));
     }
     for net in &config.nets {
         devices.push(Box::new(Net::open(net)?));

@@ -67,12 +67,37 @@ pub fn root(share: &Share) -> Result<OwnedFd, FsError> {
     }
 }
 
-/// Lets this process have as many descriptors as the host's limit allows; gives how many each of `shares` may use.
+/// Bounds the descriptors of this process to what it can have a use for, as far as the host's limit allows that many; gives
+/// how many each of `shares` may use.
 pub fn descriptors(shares: usize) -> io::Result<usize> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let (limit, each) = divide(hard, shares as u64);
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    usize::try_from(each).map_err(io::Error::other)
+}
+
+/// Of at most `hard` descriptors: how many the process may have, and how many each of `shares`.
+fn divide(hard: u64, shares: u64) -> (u64, u64) {
+    let each = hard.saturating_sub(OTHERS).checked_div(shares).unwrap_or(0).clamp(FEWEST, MOST);
+    (hard.min(OTHERS.saturating_add(each.saturating_mul(shares))), each)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_have_the_descriptors_that_it_has_a_use_for() {
+        // What the host allows, the number of shares; the limit, and what a share has of it.
+        for (hard, shares, expected) in [
+            (1 << 20, 0, (2048, FEWEST)),
+            (1 << 20, 1, (2048 + MOST, MOST)),
+            (u64::MAX, 2, (2048 + 2 * MOST, MOST)),
+            (1 << 18, 2, (1 << 18, (MOST - 2048) / 2)),
+            (1024, 1, (1024, FEWEST)),
+            (1024, 0, (1024, FEWEST)),
+        ] {
+            assert_eq!(divide(hard, shares), expected, "{hard} for {shares}");
+        }
     }
-    let each = hard.saturating_sub(OTHERS).checked_div(shares as u64).unwrap_or(0);
-    usize::try_from(each.clamp(FEWEST, MOST)).map_err(io::Error::other)
 }
