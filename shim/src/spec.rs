@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn a_process_of_an_exec_has_no_labels_of_the_host_either() {
-        let process = json!({ "args": ["true"], "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c" });
+        let process =
+            json!({ "args": ["true"], "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c" });
         let guest: Value = serde_json::from_slice(&process_for_guest(process.to_string().into())).unwrap();
         assert_eq!(guest, json!({ "args": ["true"] }));
         for other in ["", "{", "null", "[1]"] {
