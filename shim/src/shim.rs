@@ -5,6 +5,7 @@
 //! does both ([`crate::sandbox`]). All of it happens under one lock, as does everything that makes or removes a container.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -453,15 +454,16 @@ impl Shim {
     }
 }
 
-/// How long after a connection to the agent broke the end of its machine may take to be known.
-const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How long after a connection to the agent broke the end of its machine may take to be known, on a busy host. A guest can
+/// close the connection and live on: it gains nothing by that.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a call to the agent in `machine` failed: that the machine ended, where it did. A connection that breaks says nothing.
 pub async fn or_its_end(machine: &Machine, error: ShimError) -> ShimError {
     let ShimError::Agent(AgentError::Refused { status, .. }) = &error else { return error };
-    // What tonic makes of a connection that broke, at whichever moment.
-    use tonic::Code::{Cancelled, Internal, Unavailable, Unknown};
-    if !matches!(status.code(), Cancelled | Internal | Unavailable | Unknown) {
+    // What the agent answers comes without a source, which is how the connection broke; where it was broken already, tonic
+    // refuses the call by a code that the agent does not use.
+    if status.source().is_none() && status.code() != tonic::Code::Unknown {
         return error;
     }
     match tokio::time::timeout(END_PATIENCE, machine.ended()).await {
