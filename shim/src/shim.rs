@@ -400,8 +400,8 @@ impl Shim {
         // What was never started has been killed now. A guest that does not say so is not waited for.
         let exit = tokio::time::timeout(FORGET_PATIENCE, process.ended()).await;
         let exit = exit.unwrap_or_else(|_| process.exit_or_killed());
-        container.execs_ended().await;
         drop(pod);
+        container.execs_ended().await;
         container.run_hooks(Moment::Stopped, &self.log).await;
         self.log.info(id, "the container was deleted");
         self.teller.deleted(&process, container.pid, exit).told().await;

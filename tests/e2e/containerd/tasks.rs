@@ -48,11 +48,11 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     let before = metrics();
     assert_eq!(before["pids"]["current"], 1, "{before}");
     assert!(before["memory"]["usage"].as_u64().unwrap() > 0, "{before}");
-    let work = "i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done; times | tail -n 1 >&2";
+    let work = "i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done";
     place.said(&["tasks", "exec", "--exec-id", "e2", "measured", "sh", "-c", work]);
     let after = metrics();
     let used = |metrics: &serde_json::Value| metrics["cpu"]["usage_usec"].as_u64().unwrap();
-    assert!(used(&after) > used(&before) + 5000, "a loop of the shell's takes more: {before}, {after}");
+    assert!(used(&after) > used(&before) + 2000, "a loop of the shell's takes more: {before}, {after}");
 
     // The shim with one container, and what it says of it.
     let status = std::fs::read_to_string(format!("/proc/{}/status", parent(pid))).unwrap();
