@@ -218,10 +218,7 @@ pub async fn attend(container: Arc<Container>, process: Arc<Process>, teller: Te
         Err(error) => {
             // The connection to the agent breaks before the machine's end is known, which is the reason.
             let error = or_its_end(&container.machine, error).await;
-            log.warn(
-                &process.container,
-                format_args!("{} counts as killed: {}", process.title(), chain(&error)),
-            );
+            log.warn(&process.container, &format!("{} counts as killed: {}", process.title(), chain(&error)));
             KILLED
         }
     };

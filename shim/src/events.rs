@@ -127,11 +127,11 @@ impl Teller {
         match answer {
             Ok(_) => self.log.debug("", format_args!("told the event {topic}")),
             Err(ttrpc::Error::RpcStatus(status)) => {
-                self.log.warn("", format_args!("containerd refuses the event {topic}: {}", status.message));
+                self.log.warn("", &format!("containerd refuses the event {topic}: {}", status.message));
             }
             Err(error) => self.log.warn(
                 "",
-                format_args!(
+                &format!(
                     "containerd may not have heard the event {topic}, which it does not answer: {error}"
                 ),
             ),
@@ -148,7 +148,7 @@ impl Teller {
                 Err(error) if first.is_none() => {
                     self.log.warn(
                         "",
-                        format_args!(
+                        &format!(
                             "the event {topic} waits until containerd can be reached at '{path}': {error}"
                         ),
                     );
