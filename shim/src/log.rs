@@ -4,9 +4,9 @@
 //! what does not fit while nobody reads is dropped. A line is one write of less than PIPE_BUF bytes: whole or not there.
 //! A long text is several lines. Every line has the pod's name, and the container's where it is about one.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -118,11 +118,13 @@ impl Display for Whose<'_> {
 fn lines(text: &str, most: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for character in text.chars() {
-        let escaped = character.escape_debug();
-        if let Some(line) = lines.last_mut().filter(|line| line.len() + 4 * escaped.len() <= most) {
-            write!(line, "{escaped}").ok();
-        } else {
-            lines.push(escaped.to_string());
+        let escaped = match character {
+            '\'' => character.to_string(),
+            _ => character.escape_debug().to_string(),
+        };
+        match lines.last_mut() {
+            Some(line) if line.len() + escaped.len() <= most => line.push_str(&escaped),
+            _ => lines.push(escaped),
         }
     }
     lines
@@ -172,12 +174,12 @@ mod tests {
             let (bundle, log) = log(least);
             log.debug("c1", "called");
             log.info("c1", "came");
-            log.warn("", "went \"wrong\"");
+            log.warn("", "isn't \"right\"");
             log.error("ends");
             let expected = [
                 "level=debug msg=\"called\" runtime=rvm sandbox=pod container=c1",
                 "level=info msg=\"came\" runtime=rvm sandbox=pod container=c1",
-                "level=warning msg=\"went \\\"wrong\\\"\" runtime=rvm sandbox=pod",
+                "level=warning msg=\"isn't \\\"right\\\"\" runtime=rvm sandbox=pod",
                 "level=error msg=\"ends\" runtime=rvm sandbox=pod",
             ];
             assert_eq!(read(&bundle).lines().collect::<Vec<_>>(), expected[4 - said..]);

@@ -25,9 +25,12 @@ use serde_json::json;
 use super::direct::{Container, Shim, patience};
 use super::place::Place;
 
-/// Where events go: containerd's end. A topic each, and when a process ended.
+/// An event: its topic, and when a process ended.
+type Event = (String, Option<SystemTime>);
+
+/// Where events go: containerd's end.
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<(String, Option<SystemTime>)>>>);
+struct Heard(Arc<Mutex<Vec<Event>>>);
 
 impl Events for Heard {
     fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
