@@ -14,6 +14,7 @@ use containerd_shim_protos::protobuf::{self, Message};
 use serde::Serialize;
 
 use crate::flags::Flags;
+use crate::log::Level;
 
 /// The answer's version in each form: what a task service of that version name is spoken to by.
 const OLD_VERSION: i32 = 2;
@@ -81,6 +82,18 @@ impl Bootstrap {
         }
     }
 
+    /// From which level on the shim's log is to have lines, if containerd said so here.
+    pub fn log_level(&self) -> Option<Level> {
+        let Self::New(params) = self else { return None };
+        // 0 is `info`, each level is 4 from the next, and what is between them is the nearest one.
+        Some(match params.log_level.value() {
+            ..-2 => Level::Debug,
+            -2..2 => Level::Info,
+            2..6 => Level::Warning,
+            6.. => Level::Error,
+        })
+    }
+
     /// The answer that the pod's service is at `address`.
     pub fn answer(&self, address: &str) -> protobuf::Result<Vec<u8>> {
         match self {
@@ -146,6 +159,30 @@ mod tests {
         let answer = bootstrap.answer("unix:///run/s/ab").unwrap();
         let expected = [&[1 << 3, 3][..], &field(2, b"unix:///run/s/ab"), &field(3, b"ttrpc")].concat();
         assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn the_log_says_as_much_as_containerd_wants() {
+        for (said, level) in [
+            (-8_i8, Level::Debug),
+            (-4, Level::Debug),
+            (-1, Level::Info),
+            (0, Level::Info),
+            (4, Level::Warning),
+            (8, Level::Error),
+            (12, Level::Error),
+        ] {
+            // An enumeration is a varint, of 64 bits where it is negative.
+            let mut varint = i64::from(said).cast_unsigned();
+            let mut input = [field(1, b"c1"), field(2, b"ns"), vec![3 << 3]].concat();
+            while varint >= 0x80 {
+                input.push(u8::try_from(varint & 0x7f).unwrap() | 0x80);
+                varint >>= 7;
+            }
+            input.push(u8::try_from(varint).unwrap());
+            assert_eq!(Bootstrap::parse(&input, &flags()).log_level(), Some(level), "{said}");
+        }
+        assert_eq!(Bootstrap::parse(&[], &flags()).log_level(), None);
     }
 
     #[test]

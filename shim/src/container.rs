@@ -11,7 +11,7 @@ use rvm_agent_proto::{
     UpdateRequest, WaitRequest,
 };
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::machine::Machine;
+use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::streams;
 
 use crate::disks::{Disks, Mounted};
@@ -22,6 +22,7 @@ use crate::logger;
 use crate::mounts::Files;
 use crate::network::Network;
 use crate::process::{Exit, KILLED, Process, State};
+use crate::shim::or_its_end;
 use crate::streaming::Streams;
 use crate::tell::Teller;
 
@@ -180,6 +181,17 @@ impl Container {
         Ok(answer.map_err(AgentError::refused("tell what the container uses"))?.into_inner())
     }
 
+    /// Waits until the ends of the processes that ran beside the first one are told, as long as a guest may take for that.
+    pub async fn execs_ended(&self) {
+        let execs: Vec<_> = locked(&self.execs).values().cloned().collect();
+        let all_ended = async {
+            for process in execs.into_iter().filter(|process| process.state() == State::Running) {
+                process.ended().await;
+            }
+        };
+        tokio::time::timeout(FORGET_PATIENCE, all_ended).await.ok();
+    }
+
     /// Has the guest forget a process, or the container. A guest that is gone has forgotten it, and one that does not
     /// answer in time may do as it likes: what it has is its own.
     pub async fn forget(&self, exec: &str) {
@@ -193,22 +205,31 @@ impl Container {
 pub async fn attend(container: Arc<Container>, process: Arc<Process>, teller: Teller, log: Log) {
     let request = WaitRequest { container: process.container.clone(), exec: process.exec.clone() };
     let mut containers = container.agent.containers();
-    let status = tokio::select! {
-        answer = containers.wait(request) => match answer {
-            Ok(answer) => answer.into_inner().status,
-            Err(status) => {
-                log.warn(&process.container, &format!("the end of a process is not known: {}", status.message()));
-                KILLED
-            }
-        },
-        end = container.machine.ended() => {
-            log.warn(&process.container, &end.to_string());
+    let answer = tokio::select! {
+        answer = containers.wait(request) => {
+            answer.map_err(|status| AgentError::refused("tell how the process ended")(status).into())
+        }
+        end = container.machine.ended() => Err(ShimError::from(MachineError::Ended(Box::new(end)))),
+    };
+    // By the host's clock: the guest's is its own, set once when it booted, and the answer is here at once.
+    let at = SystemTime::now();
+    let status = match answer {
+        Ok(answer) => answer.into_inner().status,
+        Err(error) => {
+            // The connection to the agent breaks before the machine's end is known, which is the reason.
+            let error = or_its_end(&container.machine, error).await;
+            log.warn(&process.container, &format!("{} counts as killed: {}", process.title(), chain(&error)));
             KILLED
         }
     };
-    let exit = Exit { status, at: SystemTime::now() };
+    let exit = Exit { status, at };
     process.heard().await;
     let _telling = process.telling.lock().await;
+    log.say(
+        process.level(),
+        &process.container,
+        format_args!("{} ended with status {status}", process.title()),
+    );
     // Published before anybody who waits can go on and end the shim.
     let published = teller.exited(&process, container.pid, exit);
     process.reached(State::Ended(exit));

@@ -17,12 +17,12 @@ use tokio::net::UnixListener;
 use crate::error::ShimError;
 use crate::events::Events;
 use crate::flags::Flags;
-use crate::log::Log;
+use crate::log::{Level, Log};
 use crate::place::{Place, gone};
 use crate::sandbox_service::SandboxService;
 use crate::service::TaskService;
 use crate::shim::{Own, Shim};
-use crate::start::{CONFIG_PATH, EVENTS_ADDRESS};
+use crate::start::{CONFIG_PATH, EVENTS_ADDRESS, LOG_LEVEL};
 use crate::streaming;
 use crate::tell::Teller;
 
@@ -44,7 +44,8 @@ pub fn serve(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
 async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
     let listener = inherited_listener().map_err(ShimError::host("take the socket over"))?;
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-    let log = Log::open(bundle, &flags.id);
+    let level = std::env::var(LOG_LEVEL).ok().and_then(|name| Level::named(&name)).unwrap_or_default();
+    let log = Log::open(bundle, &flags.id, level);
     let address = std::env::var(EVENTS_ADDRESS).unwrap_or_default();
     let teller = Teller(Events::open(address, flags.namespace.clone(), log.clone()));
     let place = Place::of(&flags.namespace, &flags.id);
@@ -58,7 +59,9 @@ async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
 
     let mut server = Server::new().add_listener(listener.into()).register_service(services(&shim));
     server.start().await.map_err(serving)?;
+    log.debug("", format_args!("the shim serves as process {}", std::process::id()));
     shim.over().await;
+    log.debug("", "the shim ends");
     // Whoever starts a pod of this name from now on starts a shim for it.
     let removed = socket
         .map_or(Ok(()), |socket| gone(fs::remove_file(&socket)).map_err(ShimError::path("remove", socket)));

@@ -58,7 +58,7 @@ pub struct Flags {
     pub address: String,
     /// The bundle, where the working directory is not it.
     pub bundle: Option<PathBuf>,
-    /// Say more in the log.
+    /// Say more in the log: containerd does.
     pub debug: bool,
 }
 

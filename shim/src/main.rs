@@ -65,7 +65,7 @@ fn main() -> ExitCode {
             let text = error::chain(&error);
             eprintln!("containerd-shim-rvm-v2: {text}");
             if flags.action == Action::Serve {
-                log::Log::open(".".as_ref(), &flags.id).warn("", &text);
+                log::Log::open(".".as_ref(), &flags.id, log::Level::Error).error(&text);
             }
             ExitCode::FAILURE
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rvm_agent_proto::mount_request::Source;
 use rvm_agent_proto::{ConfigureRequest, Share, ShutdownRequest};
@@ -65,6 +65,8 @@ pub struct Pod {
 pub struct Booting {
     /// The machine.
     pub machine: Machine,
+    /// When the VMM was started.
+    begin: Instant,
     wiring: Wiring,
     disks: Arc<Disks>,
     place: Place,
@@ -82,6 +84,7 @@ impl Booting {
         let spare_cards = config.spare_cards.map_or(SPARE_CARDS, |cards| cards.0);
         let config = VmConfig { disks: disks.configuration(), ..machine(place, spec, config)? };
         let program = program()?;
+        let begin = Instant::now();
         let (wiring, machine) = Wiring::make(&spec.network()?, spare_cards, |cards| {
             let config = VmConfig { nets: cards.configuration(), ..config };
             Ok(Machine::start(&program, &config, &cards.descriptors())?)
@@ -95,19 +98,24 @@ impl Booting {
         }
         // The shim is as precious as containerd, nearly; the guest is not. What may not be set is as it was inherited.
         fs::write(format!("/proc/{}/oom_score_adj", machine.pid()), "0").ok();
-        Ok(Self { machine, wiring, disks: Arc::new(disks), place: place.clone() })
+        Ok(Self { machine, begin, wiring, disks: Arc::new(disks), place: place.clone() })
     }
 
     /// Waits until the guest works, and sets it up, as `setup` says and as every guest.
     pub async fn ready(self, setup: ConfigureRequest, log: &Log) -> Result<Pod, ShimError> {
         let ready = tokio::time::timeout(BOOT_PATIENCE, self.machine.ready()).await;
         ready.map_err(|_| AgentError::Silent { attempt: "boot", patience: BOOT_PATIENCE })??;
+        log.debug(
+            "",
+            format_args!("the guest was ready {} ms after the VMM's start", self.begin.elapsed().as_millis()),
+        );
         let (agent, _) = Agent::connect(&self.place.vsock()).await?;
         let ConfigureRequest { time_ns, entropy, .. } = agent::first_configuration()?;
         let request = ConfigureRequest { time_ns, entropy, ..setup };
         agent.sandbox().configure(request).await.map_err(AgentError::refused("be set up"))?;
         let share = Share { tag: TAG.to_owned(), subpath: String::new() };
         rootfs::mount(&agent, SHARE, Source::Share(share), &[]).await?;
+        log.debug("", format_args!("the guest was set up {} ms after it", self.begin.elapsed().as_millis()));
         let network = self.wiring.connect(self.place, agent.clone(), self.machine.clone(), log.clone());
         let Self { machine, disks, .. } = self;
         Ok(Pod { machine, agent, network, disks, first: None, gives_names: false })

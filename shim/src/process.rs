@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use crate::error::ShimError;
+use crate::log::Level;
 use crate::stdio::{Carried, Paths};
 
 /// How long a client of connections may take to read everything, before it hears of the end all the same.
@@ -26,7 +27,7 @@ pub const KILLED: u32 = 128 + 9;
 pub struct Exit {
     /// Its exit code, or 128 and the signal.
     pub status: u32,
-    /// When this was heard of.
+    /// When this was heard of, by the host's clock.
     pub at: SystemTime,
 }
 
@@ -88,6 +89,19 @@ impl Process {
     /// Its name as events have it.
     pub fn id(&self) -> &str {
         if self.exec.is_empty() { &self.container } else { &self.exec }
+    }
+
+    /// What it is, for the log.
+    pub fn title(&self) -> String {
+        match self.exec.as_str() {
+            "" => "the container".to_owned(),
+            exec => format!("the process {exec}"),
+        }
+    }
+
+    /// How much its life matters in the log: health checks may run a process every second.
+    pub fn level(&self) -> Level {
+        if self.exec.is_empty() { Level::Info } else { Level::Debug }
     }
 
     /// How far it came.

@@ -39,6 +39,13 @@ const ARCHITECTURE: &str = match std::env::consts::ARCH.as_bytes() {
 /// The service.
 pub struct SandboxService(pub Arc<Shim>);
 
+impl SandboxService {
+    /// For the log: what is asked for.
+    fn called(&self, call: &str) {
+        self.0.log.debug("", format_args!("asked to {call} the sandbox"));
+    }
+}
+
 #[async_trait]
 impl Service for SandboxService {
     async fn create_sandbox(
@@ -46,6 +53,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: CreateSandboxRequest,
     ) -> Result<CreateSandboxResponse> {
+        self.called("create");
         let order = Order {
             id: request.sandbox_id,
             bundle: request.bundle_path.into(),
@@ -63,6 +71,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: StartSandboxRequest,
     ) -> Result<StartSandboxResponse> {
+        self.called("start");
         let running = self.0.start_sandbox(&request.sandbox_id).await?;
         Ok(StartSandboxResponse {
             pid: running.pid,
@@ -72,6 +81,7 @@ impl Service for SandboxService {
     }
 
     async fn platform(&self, _: &TtrpcContext, request: PlatformRequest) -> Result<PlatformResponse> {
+        self.called("tell the platform of");
         self.0.sandbox(&request.sandbox_id)?;
         let platform =
             Platform { os: OS.to_owned(), architecture: ARCHITECTURE.to_owned(), ..Platform::default() };
@@ -83,6 +93,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: StopSandboxRequest,
     ) -> Result<StopSandboxResponse> {
+        self.called("stop");
         let patience = Some(request.timeout_secs).filter(|seconds| *seconds > 0);
         let patience = patience.map(|seconds| Duration::from_secs(seconds.into()));
         self.0.stop_sandbox(&request.sandbox_id, patience).await?;
@@ -94,6 +105,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: WaitSandboxRequest,
     ) -> Result<WaitSandboxResponse> {
+        self.called("wait for");
         let exit = self.0.sandbox(&request.sandbox_id)?.ended().await;
         Ok(WaitSandboxResponse {
             exit_status: exit.status,
@@ -107,6 +119,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: SandboxStatusRequest,
     ) -> Result<SandboxStatusResponse> {
+        self.called("tell the status of");
         let sandbox = self.0.sandbox(&request.sandbox_id)?;
         let state = sandbox.state();
         let mut status =
@@ -127,6 +140,7 @@ impl Service for SandboxService {
     }
 
     async fn ping_sandbox(&self, _: &TtrpcContext, request: PingRequest) -> Result<PingResponse> {
+        self.called("reach");
         self.0.ping_sandbox(&request.sandbox_id).await?;
         Ok(PingResponse::default())
     }
@@ -136,6 +150,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: ShutdownSandboxRequest,
     ) -> Result<ShutdownSandboxResponse> {
+        self.called("shut down");
         self.0.shut_down_sandbox(&request.sandbox_id).await?;
         Ok(ShutdownSandboxResponse::default())
     }
@@ -145,6 +160,7 @@ impl Service for SandboxService {
         _: &TtrpcContext,
         request: SandboxMetricsRequest,
     ) -> Result<SandboxMetricsResponse> {
+        self.called("measure");
         let used = self.0.sandbox_metrics(&request.sandbox_id).await?;
         let data = stats::guest_metrics(&used).map_err(ShimError::host("write the metrics"))?;
         let mut answer = SandboxMetricsResponse::default();

@@ -5,10 +5,11 @@
 //! does both ([`crate::sandbox`]). All of it happens under one lock, as does everything that makes or removes a container.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::Mount;
 use rvm_agent_proto::event::What;
@@ -36,6 +37,8 @@ use crate::stdio::Paths;
 use crate::streaming::Streams;
 use crate::tell::Teller;
 
+type Containers = HashMap<String, Arc<Container>>;
+
 /// The shim of one pod.
 pub struct Shim {
     place: Place,
@@ -46,7 +49,7 @@ pub struct Shim {
     pub(crate) pod: tokio::sync::Mutex<Option<(Pod, Held)>>,
     /// Where containerd had the pod made before any container. It stays until the shim ends.
     pub(crate) sandbox: Mutex<Option<Arc<Sandbox>>>,
-    containers: Mutex<HashMap<String, Arc<Container>>>,
+    containers: Arc<Mutex<Containers>>,
     /// How many containers were made: each has a number of its own in the place.
     made: AtomicU32,
     /// Streams of processes at the shim's own socket.
@@ -92,13 +95,13 @@ impl Shim {
             log,
             pod: tokio::sync::Mutex::default(),
             sandbox: Mutex::default(),
-            containers: Mutex::default(),
+            containers: Arc::default(),
             made: AtomicU32::new(0),
             over: Notify::new(),
         }
     }
 
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+    fn containers(&self) -> MutexGuard<'_, Containers> {
         locked(&self.containers)
     }
 
@@ -129,6 +132,7 @@ impl Shim {
 
     /// Makes a container, in the machine, which is booted for the first one where there is no sandbox.
     pub async fn create(&self, order: Order) -> Result<Arc<Container>, ShimError> {
+        let begin = Instant::now();
         let mut pod = self.pod.lock().await;
         if self.containers().contains_key(&order.id) {
             return Err(ShimError::Exists { what: "container", id: order.id });
@@ -145,6 +149,8 @@ impl Shim {
         };
         let container = Arc::new(made?);
         self.containers().insert(order.id.clone(), container.clone());
+        let (bundle, took) = (order.bundle.display(), begin.elapsed().as_millis());
+        self.log.info(&order.id, format_args!("the container was created from {bundle} in {took} ms"));
         self.teller.created(&order, container.pid).told().await;
         tokio::spawn(attend(
             container.clone(),
@@ -191,6 +197,7 @@ impl Shim {
         config: Option<&Path>,
         setup: ConfigureRequest,
     ) -> Result<(Pod, Held), ShimError> {
+        let begin = Instant::now();
         let config = Config::load(config)?;
         let held = self.place.make()?;
         let disks = Disks::for_pod(images, spec.pod().is_some(), &config);
@@ -200,7 +207,10 @@ impl Shim {
         };
         match booted {
             Ok(pod) => {
-                tokio::spawn(watch_memory(pod.agent.clone(), self.teller.clone()));
+                let (pid, took) = (pod.machine.pid(), begin.elapsed().as_millis());
+                self.log.info("", format_args!("the machine, process {pid}, booted in {took} ms"));
+                let containers = self.containers.clone();
+                tokio::spawn(watch_memory(pod.agent.clone(), containers, self.teller.clone()));
                 Ok((pod, held))
             }
             Err(error) => {
@@ -329,6 +339,7 @@ impl Shim {
             return Err(error);
         }
         process.reached(State::Running);
+        self.log.say(process.level(), id, format_args!("{} was started", process.title()));
         self.teller.started(&process, container.pid).told().await;
         drop(telling);
         if exec.is_empty() {
@@ -390,7 +401,9 @@ impl Shim {
         let exit = tokio::time::timeout(FORGET_PATIENCE, process.ended()).await;
         let exit = exit.unwrap_or_else(|_| process.exit_or_killed());
         drop(pod);
+        container.execs_ended().await;
         container.run_hooks(Moment::Stopped, &self.log).await;
+        self.log.info(id, "the container was deleted");
         self.teller.deleted(&process, container.pid, exit).told().await;
         Ok((container.pid, exit))
     }
@@ -441,13 +454,16 @@ impl Shim {
     }
 }
 
-/// How long after a connection to the agent broke the end of its machine may take to be known.
-const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How long after a connection to the agent broke the end of its machine may take to be known, on a busy host. A guest can
+/// close the connection and live on: it gains nothing by that.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a call to the agent in `machine` failed: that the machine ended, where it did. A connection that breaks says nothing.
-async fn or_its_end(machine: &Machine, error: ShimError) -> ShimError {
+pub async fn or_its_end(machine: &Machine, error: ShimError) -> ShimError {
     let ShimError::Agent(AgentError::Refused { status, .. }) = &error else { return error };
-    if !matches!(status.code(), tonic::Code::Unknown | tonic::Code::Unavailable) {
+    // What the agent answers comes without a source, which is how the connection broke; where it was broken already, tonic
+    // refuses the call by a code that the agent does not use.
+    if status.source().is_none() && status.code() != tonic::Code::Unknown {
         return error;
     }
     match tokio::time::timeout(END_PATIENCE, machine.ended()).await {
@@ -456,13 +472,20 @@ async fn or_its_end(machine: &Machine, error: ShimError) -> ShimError {
     }
 }
 
-/// Tells of processes that were killed because their container's memory was used up, as long as the guest lives.
-async fn watch_memory(agent: Agent, teller: Teller) {
+/// Tells of processes that were killed because their container's memory was used up, as long as the guest lives. It may
+/// name anything; what is told is of containers that are there, and so comes before their deletion is told.
+async fn watch_memory(agent: Agent, containers: Arc<Mutex<Containers>>, teller: Teller) {
     let Ok(events) = agent.containers().events(EventsRequest {}).await else { return };
     let mut events = events.into_inner();
     while let Ok(Some(event)) = events.message().await {
         if let Some(What::OutOfMemory(_)) = event.what {
-            teller.out_of_memory(&event.container).told().await;
+            let told = {
+                let containers = locked(&containers);
+                containers.get(&event.container).map(|container| teller.out_of_memory(container.id()))
+            };
+            if let Some(told) = told {
+                told.told().await;
+            }
         }
     }
 }

@@ -178,9 +178,9 @@ impl ContainerSpec {
         let Self(mut spec) = self;
         let directory = format!("{SHARE}/{number}");
         remove(&mut spec, &["annotations"]);
-        // The guest has no such modules, and nothing there has the host's labels.
-        remove(&mut spec, &["process", "apparmorProfile"]);
-        remove(&mut spec, &["process", "selinuxLabel"]);
+        for label in LABELS {
+            remove(&mut spec, &["process", label]);
+        }
         remove(&mut spec, &["linux", "mountLabel"]);
         for hook in ["prestart", "createRuntime", "poststart", "poststop"] {
             remove(&mut spec, &["hooks", hook]);
@@ -221,6 +221,19 @@ impl GuestSpec {
             }
         }
     }
+}
+
+/// What of a process means nothing in the guest, which has no such modules, and where nothing has the host's labels.
+const LABELS: [&str; 2] = ["apparmorProfile", "selinuxLabel"];
+
+/// `process` of an exec as the guest can have it: Docker and CRI give it the labels of the container's first one.
+pub fn process_for_guest(process: Vec<u8>) -> Vec<u8> {
+    // What is no JSON is the guest's to refuse, with the place.
+    let Ok(mut value) = serde_json::from_slice::<Value>(&process) else { return process };
+    for label in LABELS {
+        remove(&mut value, &[label]);
+    }
+    serde_json::to_vec(&value).unwrap_or(process)
 }
 
 fn remove(spec: &mut Value, path: &[&str]) {
@@ -301,6 +314,17 @@ mod tests {
             "linux": { "namespaces": (["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }))) },
         });
         assert_eq!(guest.spec, expected);
+    }
+
+    #[test]
+    fn a_process_of_an_exec_has_no_labels_of_the_host_either() {
+        let process =
+            json!({ "args": ["true"], "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c" });
+        let guest: Value = serde_json::from_slice(&process_for_guest(process.to_string().into())).unwrap();
+        assert_eq!(guest, json!({ "args": ["true"] }));
+        for other in ["", "{", "null", "[1]"] {
+            assert_eq!(process_for_guest(other.into()), other.as_bytes());
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::bootstrap::Bootstrap;
 use crate::config;
 use crate::error::ShimError;
 use crate::flags::Flags;
+use crate::log::Level;
 use crate::place::{Place, gone};
 use crate::spec::{ContainerSpec, NetworkNamespace};
 
@@ -27,6 +28,9 @@ const SOCKETS: &str = "/run/containerd/s";
 
 /// Where a daemon publishes events.
 pub const EVENTS_ADDRESS: &str = "TTRPC_ADDRESS";
+
+/// From which level on a daemon's log has lines, by its name.
+pub const LOG_LEVEL: &str = "RVM_SHIM_LOG_LEVEL";
 
 /// Which configuration a daemon's sandbox has, where that is not the host's.
 pub const CONFIG_PATH: &str = "RVM_SHIM_CONFIG";
@@ -137,9 +141,8 @@ fn spawn(
     let program = std::env::current_exe().map_err(ShimError::host("find the shim's program"))?;
     let mut command = Command::new(program);
     command.args(["-namespace", &flags.namespace, "-id", pod, "-address", &flags.address]);
-    if flags.debug {
-        command.arg("-debug");
-    }
+    let level = if flags.debug { Level::Debug } else { bootstrap.log_level().unwrap_or_default() };
+    command.env(LOG_LEVEL, level.name());
     if let Some(address) = bootstrap.events_address() {
         command.env(EVENTS_ADDRESS, address);
     }

@@ -52,6 +52,11 @@ pub fn containerd() -> Result<(), Error> {
     ensure("containerd", Some(CONTAINERD_SOCKET), || launch("containerd", Command::new("containerd")))
 }
 
+/// What the lab's containerd logged. Elsewhere nobody knows where that is.
+pub fn log_of_containerd() -> Option<String> {
+    artifact::in_lab().then(|| fs::read_to_string(file("containerd", "log")).unwrap_or_default())
+}
+
 /// Whether containerd, which runs, has this snapshotter, and it works here.
 pub fn has_snapshotter(name: &str) -> bool {
     let listed = Command::new("ctr").args(["plugins", "ls"]).output();

@@ -1,7 +1,7 @@
 //! A shim without containerd's part: started as containerd starts one, and spoken to at its socket. So calls come in
 //! any order, and answers are seen as they are.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use containerd_shim_protos::TaskClient;
 use containerd_shim_protos::api::{CreateTaskRequest, StartRequest, UpdateTaskRequest};
-use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, PlatformRequest, PlatformResponse, SandboxMetricsRequest,
     SandboxMetricsResponse, SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest,
@@ -34,7 +35,8 @@ pub struct Shim {
     pub id: &'static str,
     /// The pod's bundle.
     pub bundle: TempDir,
-    address: String,
+    /// Where it listens.
+    pub address: String,
     sandbox: SandboxClient,
     pub tasks: TaskClient,
 }
@@ -62,10 +64,32 @@ impl Shim {
     /// Starts a shim for the pod `id` in containerd's `namespace`, where nobody else has one.
     pub fn start(namespace: &'static str, id: &'static str) -> Self {
         let bundle = tempfile::tempdir_in("/run").unwrap();
-        let ran = program(namespace, id, bundle.path(), "start");
+        let ran = run(program(namespace, id, bundle.path(), "start"));
         assert_eq!((ran.status, ran.error.as_str()), (Some(0), ""), "{ran:?}");
         let said: Value = serde_json::from_str(&ran.out).unwrap();
         let address = said["address"].as_str().unwrap().to_owned();
+        assert_eq!(ran.out, format!(r#"{{"version":2,"address":"{address}","protocol":"ttrpc"}}"#));
+        Self::at(address, namespace, id, bundle)
+    }
+
+    /// Starts one as containerd does from 2.3 on: with parameters on standard input, and a message as its answer.
+    pub fn start_with(
+        params: &BootstrapParams,
+        namespace: &'static str,
+        id: &'static str,
+        bundle: TempDir,
+    ) -> Self {
+        let said = bundle.path().join("parameters");
+        fs::write(&said, params.write_to_bytes().unwrap()).unwrap();
+        let mut command = program(namespace, id, bundle.path(), "start");
+        command.env_remove("TTRPC_ADDRESS").stdin(File::open(said).unwrap());
+        let ran = run(command);
+        assert_eq!((ran.status, ran.error.as_str()), (Some(0), ""), "{ran:?}");
+        let answer = BootstrapResult::parse_from_bytes(ran.out.as_bytes()).unwrap();
+        Self::at(answer.address, namespace, id, bundle)
+    }
+
+    fn at(address: String, namespace: &'static str, id: &'static str, bundle: TempDir) -> Self {
         let client = Client::connect(&address).unwrap();
         let (sandbox, tasks) = (SandboxClient::new(client.clone()), TaskClient::new(client));
         Self { namespace, id, bundle, address, sandbox, tasks }
@@ -78,7 +102,7 @@ impl Shim {
 
     /// Runs the shim's `delete` for the pod.
     pub fn delete(&self) -> Ran {
-        program(self.namespace, self.id, self.bundle.path(), "delete")
+        run(program(self.namespace, self.id, self.bundle.path(), "delete"))
     }
 
     /// What a CreateSandbox of this pod says at least.
@@ -173,12 +197,12 @@ pub fn wait(client: &SandboxClient, id: &str) -> Answer<WaitSandboxResponse> {
     answer("wait", client.wait_sandbox(with_duration(PATIENCE + Duration::from_secs(60)), &request))
 }
 
-fn program(namespace: &str, id: &str, bundle: &Path, action: &str) -> Ran {
+fn program(namespace: &str, id: &str, bundle: &Path, action: &str) -> Command {
     let mut command = Command::new(artifact::directory().join("containerd-shim-rvm-v2"));
     command.args(["-namespace", namespace, "-id", id, "-address", daemon::CONTAINERD_SOCKET, action]);
     command.env("TTRPC_ADDRESS", format!("{}.ttrpc", daemon::CONTAINERD_SOCKET));
     command.current_dir(bundle).stdin(Stdio::null());
-    run(command)
+    command
 }
 
 /// A container of a busybox, as containerd would leave it to the shim.

@@ -5,7 +5,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::place::{Place, RUNTIME, parent};
+use super::place::{Place, RUNTIME, logged, parent};
 
 #[test]
 fn a_killed_shim_takes_its_machine_along_and_leaves_nothing() {
@@ -21,8 +21,14 @@ fn a_killed_shim_takes_its_machine_along_and_leaves_nothing() {
 fn a_guest_that_dies_is_the_end_of_its_container() {
     let Some(place) = Place::new("deadguest") else { return };
     let script = "mount -o remount,rw /proc; echo c >/proc/sysrq-trigger; sleep 1000";
-    let ran = place.container(&["--privileged"], "c1", &["sh", "-c", script]);
+    let ran = place.container(&["--privileged"], "dead-guest", &["sh", "-c", script]);
     assert_eq!(ran.status, Some(137), "{ran:?}");
+    let line = logged(
+        "dead-guest",
+        "the container counts as killed: the guest's kernel panicked while the guest ran",
+    );
+    assert!(line.contains("Kernel panic - not syncing: sysrq triggered crash"), "{line}");
+    assert!(line.starts_with("level=warning ") && line.ends_with(" container=dead-guest"), "{line}");
     place.leaves_nothing();
 }
 
@@ -77,12 +83,14 @@ fn what_the_host_cannot_give_is_the_error_of_the_container() {
 #[test]
 fn a_killed_machine_is_the_end_of_its_container() {
     let Some(place) = Place::new("deadvmm") else { return };
-    place.detached(&[], "c1", &["sleep", "1000"]);
-    let vmm = place.task("c1").0;
+    place.detached(&[], "dead-vmm", &["sleep", "1000"]);
+    let vmm = place.task("dead-vmm").0;
     kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();
-    place.wait_for("c1", "STOPPED");
-    let ran = place.run(&["tasks", "rm", "c1"]);
+    place.wait_for("dead-vmm", "STOPPED");
+    let ran = place.run(&["tasks", "rm", "dead-vmm"]);
     assert!(ran.error.contains("non-zero exit code 137"), "{ran:?}");
-    place.said(&["containers", "rm", "c1"]);
+    let reason = "the VMM failed while the guest ran: its process is gone (killed?)";
+    logged("dead-vmm", &format!("the container counts as killed: {reason}"));
+    place.said(&["containers", "rm", "dead-vmm"]);
     place.leaves_nothing();
 }

@@ -366,6 +366,12 @@ fn an_image_whose_machine_was_killed_is_used_again() {
         containerd.said(&["tasks", "exec", "--exec-id", "e1", "c1", "sh", "-c", &read])
     };
     wait_for("/done");
+    // Its programs were read from the image, and the file was written to it.
+    let metrics = containerd.said(&["tasks", "metrics", "--format", "json", "c1"]);
+    let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
+    let devices = metrics["io"]["usage"].as_array().cloned().unwrap_or_default();
+    let bytes = |name: &str| devices.iter().filter_map(|device| device[name].as_u64()).sum::<u64>();
+    assert!(bytes("rbytes") > 0 && bytes("wbytes") > 0, "{metrics}");
     let tasks = containerd.said(&["tasks", "ls"]);
     let vmm = tasks.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
     kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();

@@ -1,6 +1,7 @@
 //! `io.containerd.rvm.v2` as containerd drives it: the real daemon, `ctr`, and rvm's shim between them.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod calls;
 mod cri;
 mod cri_api;
 mod cri_streams;

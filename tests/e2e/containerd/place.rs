@@ -145,6 +145,24 @@ impl Place {
     }
 }
 
+/// Waits until the shim of `sandbox` says this in containerd's log, and gives its line; all of it where nobody knows where
+/// that log is.
+#[track_caller]
+pub fn logged(sandbox: &str, text: &str) -> String {
+    let begin = std::time::Instant::now();
+    loop {
+        let Some(log) = daemon::log_of_containerd() else { return text.to_owned() };
+        let own = format!(" sandbox={sandbox}");
+        let mut lines = log.lines().filter(|line| line.contains("runtime=rvm") && line.contains(&own));
+        if let Some(line) = lines.clone().find(|line| line.contains(text)) {
+            return line.to_owned();
+        }
+        let seen: Vec<_> = lines.by_ref().collect();
+        assert!(begin.elapsed() < crate::process::PATIENCE, "no line of {sandbox} says {text:?}: {seen:#?}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 /// The shims of a namespace, and their VMMs, by number and command line.
 fn shims_and_vmms(namespace: &str) -> Vec<(i32, String)> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {

@@ -2,19 +2,19 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::place::{BUSYBOX, Place, RUNTIME};
+use super::place::{BUSYBOX, Place, RUNTIME, logged, parent};
 
 #[test]
 fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     let Some(place) = Place::new("tasks") else { return };
-    place.detached(&[], "c1", &["sleep", "1000"]);
-    let (pid, state) = place.task("c1");
+    place.detached(&[], "measured", &["sleep", "1000"]);
+    let (pid, state) = place.task("measured");
     assert_eq!(state, "RUNNING");
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     assert!(program.ends_with("rvm"), "the task's process is the VMM: {}", program.display());
     // What it uses is the container's on the host, too.
     let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    assert_eq!(group, "0::/tasks/c1\n");
+    assert_eq!(group, "0::/tasks/measured\n");
     // It can name no other process, and has no file of the host but its container's.
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains(&format!("NSpid:\t{pid}\t1\n")), "{status}");
@@ -22,31 +22,57 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     let others: Vec<_> = points.filter(|path| *path != "/" && !path.starts_with("/1")).collect();
     assert_eq!(others, ["/2", "/3"], "its descriptors, and its sockets: {mounts}");
-    assert!(place.said(&["tasks", "ps", "c1"]).contains(&pid.to_string()));
+    assert!(place.said(&["tasks", "ps", "measured"]).contains(&pid.to_string()));
 
-    let ran =
-        place.run(&["tasks", "exec", "--exec-id", "e1", "c1", "sh", "-c", "echo in; echo err >&2; exit 4"]);
+    let ran = place.run(&[
+        "tasks",
+        "exec",
+        "--exec-id",
+        "e1",
+        "measured",
+        "sh",
+        "-c",
+        "echo in; echo err >&2; exit 4",
+    ]);
     assert_eq!((ran.status, ran.out.as_str(), ran.error.trim_end()), (Some(4), "in\n", "err"), "{ran:?}");
 
-    place.said(&["tasks", "pause", "c1"]);
-    assert_eq!(place.task("c1").1, "PAUSED");
-    place.said(&["tasks", "resume", "c1"]);
-    assert_eq!(place.task("c1").1, "RUNNING");
+    place.said(&["tasks", "pause", "measured"]);
+    assert_eq!(place.task("measured").1, "PAUSED");
+    place.said(&["tasks", "resume", "measured"]);
+    assert_eq!(place.task("measured").1, "RUNNING");
 
-    let metrics = place.said(&["tasks", "metrics", "--format", "json", "c1"]);
-    let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
-    assert_eq!(metrics["pids"]["current"], 1, "{metrics}");
-    assert!(metrics["memory"]["usage"].as_u64().unwrap() > 0, "{metrics}");
+    let metrics = || -> serde_json::Value {
+        let metrics = place.said(&["tasks", "metrics", "--format", "json", "measured"]);
+        serde_json::from_str(&metrics).unwrap()
+    };
+    let before = metrics();
+    assert_eq!(before["pids"]["current"], 1, "{before}");
+    assert!(before["memory"]["usage"].as_u64().unwrap() > 0, "{before}");
+    let work = "i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done";
+    place.said(&["tasks", "exec", "--exec-id", "e2", "measured", "sh", "-c", work]);
+    let after = metrics();
+    let used = |metrics: &serde_json::Value| metrics["cpu"]["usage_usec"].as_u64().unwrap();
+    assert!(used(&after) > used(&before) + 2000, "a loop of the shell's takes more: {before}, {after}");
 
-    let ran = place.run(&["tasks", "checkpoint", "c1"]);
+    // The shim with one container, and what it says of it.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", parent(pid))).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim();
+    let kib: u64 = resident.strip_suffix(" kB").unwrap().parse().unwrap();
+    assert!(kib <= 8 << 10, "{resident}");
+    let line = logged("measured", "the container was started");
+    if line.starts_with("level=info") {
+        assert!(line.ends_with(" runtime=rvm sandbox=measured container=measured"), "{line}");
+    }
+
+    let ran = place.run(&["tasks", "checkpoint", "measured"]);
     assert!(ran.status != Some(0) && ran.error.contains("rvm does not support checkpoints"), "{ran:?}");
-    assert_eq!(place.task("c1").1, "RUNNING");
+    assert_eq!(place.task("measured").1, "RUNNING");
 
-    place.said(&["tasks", "kill", "--signal", "SIGKILL", "c1"]);
-    place.wait_for("c1", "STOPPED");
-    let ran = place.run(&["tasks", "rm", "c1"]);
+    place.said(&["tasks", "kill", "--signal", "SIGKILL", "measured"]);
+    place.wait_for("measured", "STOPPED");
+    let ran = place.run(&["tasks", "rm", "measured"]);
     assert!(ran.error.contains("non-zero exit code 137"), "{ran:?}");
-    place.said(&["containers", "rm", "c1"]);
+    place.said(&["containers", "rm", "measured"]);
     place.leaves_nothing();
 }
 
