@@ -83,10 +83,17 @@ impl Container {
         }
     }
 
-    /// Runs hooks whose failure stops nothing.
-    pub async fn run_hooks(&self, moment: Moment, log: &Log) {
-        let subject = Subject { id: self.id(), pid: self.pid, bundle: &self.bundle };
-        if let Err(error) = self.hooks.run(moment, subject).await {
+    /// Runs hooks behind its start, whose failure stops nothing.
+    pub async fn run_poststart(&self, log: &Log) {
+        let subject = Subject { id: self.id(), pid: Some(self.pid), bundle: &self.bundle };
+        if let Err(error) = self.hooks.run(Moment::Running, subject).await {
+            log.warn(self.id(), &chain(&error));
+        }
+    }
+
+    /// Runs those behind its removal, whose failure stops nothing either.
+    pub async fn run_poststop(&self, log: &Log) {
+        if let Err(error) = self.hooks.settle(self.id(), &self.bundle).await {
             log.warn(self.id(), &chain(&error));
         }
     }

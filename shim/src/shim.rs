@@ -137,13 +137,23 @@ impl Shim {
             sandbox.running("create a container in the sandbox")?;
         }
         let spec = ContainerSpec::read(&order.bundle)?;
-        spec.hooks()?.refuse_gpus()?;
+        let hooks = spec.hooks()?;
+        hooks.refuse_gpus()?;
         let images = Images::of(&order.rootfs)?;
         let made = match &mut *pod {
             Some((pod, _)) => self.add(pod, &spec, &order, images.as_ref()).await,
             none => self.boot_with(none, &spec, &order, images.as_ref()).await,
         };
-        let container = Arc::new(made?);
+        let container = match made {
+            Ok(container) => Arc::new(container),
+            Err(error) => {
+                // What was done before it failed is undone: nobody deletes what was never made.
+                if let Err(error) = hooks.settle(&order.id, &order.bundle).await {
+                    self.log.warn(&order.id, &chain(&error));
+                }
+                return Err(error);
+            }
+        };
         self.containers().insert(order.id.clone(), container.clone());
         self.teller.created(&order, container.pid).told().await;
         tokio::spawn(attend(
@@ -249,9 +259,10 @@ impl Shim {
         let files = Files::mount(&self.place, number, &order.bundle, root, &guest.binds)?;
         let init = Process::new(&order.id, "", order.paths.clone(), Vec::new());
         let hooks = spec.hooks()?;
-        let subject = Subject { id: &order.id, pid: pod.machine.pid(), bundle: &order.bundle };
+        let subject = Subject { id: &order.id, pid: Some(pod.machine.pid()), bundle: &order.bundle };
         let mut mounted = None;
         let added = async {
+            hooks.owe(&order.bundle)?;
             hooks.run(Moment::Creating, subject).await?;
             if let Some(images) = images {
                 let root = pod.disks.mount(images, number, &pod.machine, &pod.agent).await?;
@@ -332,7 +343,7 @@ impl Shim {
         self.teller.started(&process, container.pid).told().await;
         drop(telling);
         if exec.is_empty() {
-            container.run_hooks(Moment::Running, &self.log).await;
+            container.run_poststart(&self.log).await;
         } else {
             tokio::spawn(attend(container.clone(), process, self.teller.clone(), self.log.clone()));
         }
@@ -390,7 +401,7 @@ impl Shim {
         let exit = tokio::time::timeout(FORGET_PATIENCE, process.ended()).await;
         let exit = exit.unwrap_or_else(|_| process.exit_or_killed());
         drop(pod);
-        container.run_hooks(Moment::Stopped, &self.log).await;
+        container.run_poststop(&self.log).await;
         self.teller.deleted(&process, container.pid, exit).told().await;
         Ok((container.pid, exit))
     }
