@@ -19,7 +19,7 @@ use rvm_sandbox::streams;
 use tokio::sync::Notify;
 
 use crate::config::Config;
-use crate::container::{Container, FORGET_PATIENCE, attend, locked};
+use crate::container::{Container, FORGET_PATIENCE, answer, attend, in_time, locked};
 use crate::disks::Disks;
 use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
@@ -312,17 +312,21 @@ impl Shim {
         }
         let subject = logger::Subject { namespace: &self.own.namespace, id: init.id() };
         let opened = init.paths.open(&self.streams, subject).await?;
-        let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
-        let request = CreateRequest {
-            id: init.container.clone(),
-            spec: serde_json::to_vec(spec).map_err(ShimError::host("write the specification"))?,
-            streams: Some(tokens),
-            user: None,
+        let attempt = "create the container";
+        let created = async {
+            let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
+            let request = CreateRequest {
+                id: init.container.clone(),
+                spec: serde_json::to_vec(spec).map_err(ShimError::host("write the specification"))?,
+                streams: Some(tokens),
+                user: None,
+            };
+            let made = pod.agent.containers().create(request).await.map_err(AgentError::refused(attempt))?;
+            Ok((made.into_inner().pid, stdio))
         };
-        let answer = pod.agent.containers().create(request).await;
-        let made = answer.map_err(AgentError::refused("create the container"))?;
-        init.set_carried(opened.carry(stdio));
-        Ok(made.into_inner().pid)
+        let (pid, stdio) = in_time(attempt, created).await?;
+        init.set_carried(opened.carry(stdio, &self.log));
+        Ok(pid)
     }
 
     /// Starts a container's first process, or one of an exec.
@@ -332,7 +336,7 @@ impl Shim {
         let telling = process.telling.lock().await;
         process.require(State::Created, "start")?;
         if !exec.is_empty() {
-            container.start_exec(&process).await?;
+            container.start_exec(&process, &self.log).await?;
         } else if let Err(error) = container.start_first().await {
             // Its end is told like any other.
             drop(telling);
@@ -423,11 +427,9 @@ impl Shim {
         let name = id.to_owned();
         let mut containers = container.agent.containers();
         if paused {
-            let done = containers.pause(PauseRequest { container: name }).await;
-            done.map_err(AgentError::refused("pause the container"))?;
+            answer("pause the container", containers.pause(PauseRequest { container: name })).await?;
         } else {
-            let done = containers.resume(ResumeRequest { container: name }).await;
-            done.map_err(AgentError::refused("resume the container"))?;
+            answer("resume the container", containers.resume(ResumeRequest { container: name })).await?;
         }
         container.paused.store(paused, Ordering::Relaxed);
         self.teller.paused(id, paused).told().await;
