@@ -29,10 +29,10 @@ use crate::tell::Teller;
 pub const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the guest may take to do what is asked for. Long: hosts are busy, or emulated; it is for guests that hang.
-pub const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long it may take to kill a process. Then the machine is killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
 const SIGKILL: u32 = libc::SIGKILL.unsigned_abs();
 
