@@ -33,6 +33,22 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     place.said(&["tasks", "resume", "c1"]);
     assert_eq!(place.task("c1").1, "RUNNING");
 
+    // One is killed, and no other; then all but the first, which like any first process ends by SIGKILL alone.
+    let ready = |id: &str| {
+        let script = ["c1", "sh", "-c", "echo up; exec sleep 2000"];
+        let mut running = place.start(&[&["tasks", "exec", "--exec-id", id][..], &script].concat());
+        running.out.wait_for("up\n");
+        running
+    };
+    let [one, other, third] = ["e2", "e3", "e4"].map(ready);
+    place.said(&["tasks", "kill", "--exec-id", "e2", "--signal", "SIGKILL", "c1"]);
+    assert_eq!(one.end().status, Some(137));
+    let processes = place.said(&["tasks", "exec", "--exec-id", "e5", "c1", "ps"]);
+    assert_eq!(processes.matches("sleep 2000").count(), 2, "{processes}");
+    place.said(&["tasks", "kill", "--all", "--signal", "SIGTERM", "c1"]);
+    assert_eq!([other, third].map(|exec| exec.end().status), [Some(143); 2]);
+    assert_eq!(place.task("c1").1, "RUNNING");
+
     let metrics = place.said(&["tasks", "metrics", "--format", "json", "c1"]);
     let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
     assert_eq!(metrics["pids"]["current"], 1, "{metrics}");

@@ -2,7 +2,16 @@
 
 use std::process::Stdio;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::place::Docker;
+
+/// Kills the machine of a container.
+fn kill_machine(docker: &Docker, name: &str) {
+    let machine = docker.inspect(name, ".State.Pid").parse().unwrap();
+    kill(Pid::from_raw(machine), Signal::SIGKILL).unwrap();
+}
 
 #[test]
 fn a_container_lives_and_ends_as_with_any_runtime() {
@@ -36,9 +45,15 @@ fn a_container_lives_and_ends_as_with_any_runtime() {
     assert_eq!(follower.wait_with_output().unwrap().stdout, b"started\nterm\n");
     docker.said(&["start", "rvm-life"]);
     docker.until(&["logs", "rvm-life"], |log| log == "started\nterm\nstarted\n");
+    kill_machine(&docker, "rvm-life");
+    let end =
+        ["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", "rvm-life"];
+    docker.until(&end, |end| end == "exited 137 false\n");
+    docker.said(&["start", "rvm-life"]);
+    assert_eq!(docker.inspect("rvm-life", ".State.Status"), "running");
     docker.said(&["kill", "rvm-life"]);
-    docker.until(&["inspect", "--format", "{{.State.ExitCode}}", "rvm-life"], |code| code == "137\n");
-    docker.said(&["rm", "rvm-life"]);
+    docker.until(&end, |end| end == "exited 137 false\n");
+    docker.removes_all_of("rvm-life");
 }
 
 #[test]
@@ -75,15 +90,30 @@ fn files_outlive_a_restart_and_are_copied_both_ways() {
 #[test]
 fn health_is_checked_and_what_ends_is_restarted() {
     let Some(docker) = Docker::new() else { return };
-    let health =
-        ["--health-cmd", "test -e /healthy", "--health-interval", "1s", "--health-start-period", "1h"];
-    docker.start("rvm-health", &health, &["sh", "-c", "touch /healthy; sleep 1000"]);
+    let health = [
+        ["--health-cmd", "test -e /healthy"],
+        ["--health-interval", "1s"],
+        ["--health-start-period", "1h"],
+        ["--health-retries", "1"],
+        ["--restart", "always"],
+    ];
+    docker.start("rvm-health", health.as_flattened(), &["sh", "-c", "touch /healthy; sleep 1000"]);
     docker.start("rvm-again", &["--restart", "on-failure:2"], &["sh", "-c", "echo life; exit 3"]);
-    docker
-        .until(&["inspect", "--format", "{{.State.Health.Status}}", "rvm-health"], |now| now == "healthy\n");
+    let state = "{{.State.Health.Status}} {{.RestartCount}}";
+    let becomes = |wanted: &str| {
+        docker.until(&["inspect", "--format", state, "rvm-health"], |now| now.trim_end() == wanted);
+    };
+    becomes("healthy 0");
+    docker.exec("rvm-health", "rm /healthy");
+    becomes("unhealthy 0");
+    kill_machine(&docker, "rvm-health");
+    becomes("healthy 1");
+    docker.said(&["update", "--restart", "unless-stopped", "rvm-health"]);
+    docker.said(&["stop", "-t", "0", "rvm-health"]);
     docker.until(&["inspect", "--format", "{{.RestartCount}} {{.State.Status}}", "rvm-again"], |now| {
         now == "2 exited\n"
     });
     assert_eq!(docker.said(&["logs", "rvm-again"]), "life\nlife\nlife");
+    assert_eq!(docker.inspect("rvm-health", ".State.Status"), "exited");
     docker.said(&["rm", "-f", "rvm-health", "rvm-again"]);
 }
