@@ -102,7 +102,7 @@ fn privileges_are_those_of_the_guest() {
     // All capabilities, no filter, the guest's own devices of which a container has some, and the guest's settings; of the
     // host neither devices nor the kernel's log.
     let script = "awk '/CapEff|NoNewPrivs|Seccomp:/ { print $2 }' /proc/self/status; ls /dev | grep -cE '^(kvm|vd|sd|loop|mapper|mem)'; \
-                  ls /dev/net/tun /dev/fuse; mount -t tmpfs none /mnt && echo mounted; \
+                  ls /dev/net/tun /dev/fuse; mkdir /mounted && mount -t tmpfs none /mounted && echo mounted; \
                   echo 7 >/proc/sys/net/ipv4/ip_unprivileged_port_start && echo set; dmesg | grep -c 'Linux version 6.12'; \
                   echo up; exec sleep 1000000";
     docker.start("rvm-privileged", &["--privileged"], &["sh", "-c", script]);
