@@ -29,6 +29,14 @@ use crate::tell::Teller;
 /// How long the guest may take to forget a container, and to tell that it is over.
 pub const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the guest may take to do what is asked for. Long: hosts are busy, or emulated; it is for guests that hang.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long it may take to kill a process. Then the machine is killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
+
+const SIGKILL: u32 = libc::SIGKILL.unsigned_abs();
+
 /// A container.
 pub struct Container {
     /// Its bundle.
@@ -84,10 +92,17 @@ impl Container {
         }
     }
 
-    /// Runs hooks whose failure stops nothing.
-    pub async fn run_hooks(&self, moment: Moment, log: &Log) {
-        let subject = Subject { id: self.id(), pid: self.pid, bundle: &self.bundle };
-        if let Err(error) = self.hooks.run(moment, subject).await {
+    /// Runs hooks behind its start, whose failure stops nothing.
+    pub async fn run_poststart(&self, log: &Log) {
+        let subject = Subject { id: self.id(), pid: Some(self.pid), bundle: &self.bundle };
+        if let Err(error) = self.hooks.run(Moment::Running, subject).await {
+            log.warn(self.id(), &chain(&error));
+        }
+    }
+
+    /// Runs those behind its removal, whose failure stops nothing either.
+    pub async fn run_poststop(&self, log: &Log) {
+        if let Err(error) = self.hooks.settle(self.id(), &self.bundle).await {
             log.warn(self.id(), &chain(&error));
         }
     }
@@ -99,40 +114,47 @@ impl Container {
 
     /// Starts the first process.
     pub async fn start_first(&self) -> Result<(), ShimError> {
-        self.network.ready_for(self.resolv_conf.as_deref()).await?;
-        let request = StartRequest { container: self.id().to_owned() };
-        let started = self.agent.containers().start(request).await;
-        started.map_err(AgentError::refused("start the container"))?;
-        Ok(())
+        let attempt = "start the container";
+        let started = async {
+            self.network.ready_for(self.resolv_conf.as_deref()).await?;
+            let request = StartRequest { container: self.id().to_owned() };
+            self.agent.containers().start(request).await.map_err(AgentError::refused(attempt))?;
+            Ok(())
+        };
+        in_time(attempt, started).await
     }
 
     /// Ends the first process, which could not be started, and waits until that is known: containerd's clients remove a
     /// task that has ended, and `ctr` of containerd 1.7 no other.
     pub async fn end_first(&self) {
         // It may have ended already.
-        self.kill("", libc::SIGKILL.unsigned_abs(), false).await.ok();
+        self.kill("", SIGKILL, false).await.ok();
         tokio::time::timeout(FORGET_PATIENCE, self.init.ended()).await.ok();
     }
 
     /// Starts the process of an exec.
-    pub async fn start_exec(&self, process: &Process) -> Result<(), ShimError> {
+    pub async fn start_exec(&self, process: &Process, log: &Log) -> Result<(), ShimError> {
         let subject = logger::Subject { namespace: &self.namespace, id: process.id() };
         let opened = process.paths.open(&self.streams, subject).await?;
-        let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
-        let request = ExecRequest {
-            container: process.container.clone(),
-            exec: process.exec.clone(),
-            process: process.spec.clone(),
-            streams: Some(tokens),
-            user: None,
+        let attempt = "start the process";
+        let started = async {
+            let (tokens, stdio) = streams::open(&self.agent, process.paths.wanted(process.size())).await?;
+            let request = ExecRequest {
+                container: process.container.clone(),
+                exec: process.exec.clone(),
+                process: process.spec.clone(),
+                streams: Some(tokens),
+                user: None,
+            };
+            self.agent.containers().exec(request).await.map_err(AgentError::refused(attempt))?;
+            Ok(stdio)
         };
-        let started = self.agent.containers().exec(request).await;
-        started.map_err(AgentError::refused("start the process"))?;
-        process.set_carried(opened.carry(stdio));
+        let stdio = in_time(attempt, started).await?;
+        process.set_carried(opened.carry(stdio, log));
         Ok(())
     }
 
-    /// Sends a signal to a process, or to all.
+    /// Sends a signal to a process, or to all. Where the guest does not kill in time, its machine is killed.
     pub async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<(), ShimError> {
         let process = self.process(exec)?;
         match process.state() {
@@ -142,8 +164,18 @@ impl Container {
         }
         let container = process.container.clone();
         let request = SignalRequest { container, exec: exec.to_owned(), signal, all };
-        let sent = self.agent.containers().signal(request).await;
-        sent.map_err(AgentError::refused("deliver the signal"))?;
+        let mut containers = self.agent.containers();
+        let sent = containers.signal(request);
+        if signal != SIGKILL {
+            return answer("deliver the signal", sent).await.map(drop);
+        }
+        match tokio::time::timeout(KILL_PATIENCE, sent).await {
+            Ok(sent) => {
+                sent.map_err(AgentError::refused("deliver the signal"))?;
+            }
+            // It hangs, or will not; and that is the end of all that is in it.
+            Err(_) => self.machine.stop().await,
+        }
         Ok(())
     }
 
@@ -161,24 +193,19 @@ impl Container {
             columns: columns.into(),
             rows: rows.into(),
         };
-        let done = self.agent.containers().resize(request).await;
-        done.map_err(AgentError::refused("set the size of the terminal"))?;
-        Ok(())
+        answer("set the size of the terminal", self.agent.containers().resize(request)).await.map(drop)
     }
 
     /// Changes limits: `linux.resources` of the OCI runtime specification, as JSON.
     pub async fn update(&self, resources: Vec<u8>) -> Result<(), ShimError> {
         let request = UpdateRequest { container: self.init.container.clone(), resources };
-        let done = self.agent.containers().update(request).await;
-        done.map_err(AgentError::refused("change the limits"))?;
-        Ok(())
+        answer("change the limits", self.agent.containers().update(request)).await.map(drop)
     }
 
     /// What it uses.
     pub async fn stats(&self) -> Result<StatsResponse, ShimError> {
         let request = StatsRequest { container: self.init.container.clone() };
-        let answer = self.agent.containers().stats(request).await;
-        Ok(answer.map_err(AgentError::refused("tell what the container uses"))?.into_inner())
+        answer("tell what the container uses", self.agent.containers().stats(request)).await
     }
 
     /// Waits until the ends of the processes that ran beside the first one are told, as long as a guest may take for that.
@@ -199,6 +226,24 @@ impl Container {
         let request = DeleteRequest { container, exec: exec.to_owned(), force: exec.is_empty() };
         tokio::time::timeout(FORGET_PATIENCE, self.agent.containers().delete(request)).await.ok();
     }
+}
+
+/// What the guest answers, if it does in time.
+pub async fn answer<T>(
+    attempt: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, ShimError> {
+    let answered = async { Ok(call.await.map_err(AgentError::refused(attempt))?.into_inner()) };
+    in_time(attempt, answered).await
+}
+
+/// What becomes of `attempt`, if it does in time.
+pub async fn in_time<T>(
+    attempt: &'static str,
+    outcome: impl Future<Output = Result<T, ShimError>>,
+) -> Result<T, ShimError> {
+    let in_time = tokio::time::timeout(ANSWER_PATIENCE, outcome).await;
+    in_time.unwrap_or_else(|_| Err(AgentError::Silent { attempt, patience: ANSWER_PATIENCE }.into()))
 }
 
 /// Waits for the end of a process, and tells of it.

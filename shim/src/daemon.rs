@@ -38,7 +38,11 @@ pub fn serve(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {
     // Whoever started containerd from a terminal may close it.
     nix::unistd::setsid().map_err(ShimError::host("begin a session"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(ShimError::host("start"))?.block_on(serve_pod(flags, bundle))
+    let runtime = runtime.map_err(ShimError::host("start"))?;
+    let served = runtime.block_on(serve_pod(flags, bundle));
+    // A file that hangs is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve_pod(flags: &Flags, bundle: &Path) -> Result<(), ShimError> {

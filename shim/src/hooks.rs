@@ -2,18 +2,19 @@
 //! created, `poststart` behind its start, `poststop` behind its end. Docker before 28 connects a container to its network
 //! by one, and so does nerdctl. Those that run inside the container (`createContainer`, `startContainer`) are the guest's.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+use std::{fs, io};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::error::ShimError;
+use crate::place::gone;
 
 /// A hook without a limit of its own may take so long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,6 +24,9 @@ const GPU_HOOKS: [&str; 3] = ["nvidia-container-", "nvidia-ctk", "nvidia-cdi-hoo
 
 /// Of what a hook that failed wrote, in bytes from the end.
 const WORDS: usize = 1024;
+
+/// The file in a bundle that is there as long as `poststop` hooks have to run for its container.
+const OWED: &str = "poststop";
 
 /// The hooks of a container that run on the host.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -36,6 +40,9 @@ pub struct Hooks {
     poststart: Vec<Hook>,
     /// Behind its removal.
     poststop: Vec<Hook>,
+    /// The container's, which hooks are told: those of nerdctl find their container by them.
+    #[serde(skip)]
+    annotations: Value,
 }
 
 /// A program of the host.
@@ -67,8 +74,8 @@ pub enum Moment {
 pub struct Subject<'a> {
     /// The container.
     pub id: &'a str,
-    /// Its process on the host, whose namespaces hooks look at: the VMM.
-    pub pid: u32,
+    /// Its process on the host, whose namespaces hooks look at: the VMM; `None` when it is gone.
+    pub pid: Option<u32>,
     /// Its bundle.
     pub bundle: &'a Path,
 }
@@ -91,29 +98,65 @@ impl Hooks {
         Ok(())
     }
 
-    /// Runs those of this moment, one after the other; the first that fails is the error.
+    /// With the annotations of the container.
+    pub fn with_annotations(self, annotations: &Value) -> Self {
+        Self { annotations: annotations.clone(), ..self }
+    }
+
+    /// From now on those behind the container's removal have to run, whatever becomes of the container and of the shim.
+    pub fn owe(&self, bundle: &Path) -> Result<(), ShimError> {
+        if self.poststop.is_empty() {
+            return Ok(());
+        }
+        let path = bundle.join(OWED);
+        fs::write(&path, "").map_err(ShimError::path("write", path))
+    }
+
+    /// Runs those that have to run yet behind the removal of the container `id`.
+    pub async fn settle(&self, id: &str, bundle: &Path) -> Result<(), ShimError> {
+        let path = bundle.join(OWED);
+        if !path.exists() {
+            return Ok(());
+        }
+        let ran = self.run(Moment::Stopped, Subject { id, pid: None, bundle }).await;
+        // Only now: twice is better than never.
+        gone(fs::remove_file(&path)).map_err(ShimError::path("remove", path))?;
+        ran
+    }
+
+    /// Runs those of this moment, one after the other. The first failure is the error; before the container is there, nothing
+    /// runs after it.
     pub async fn run(&self, moment: Moment, subject: Subject<'_>) -> Result<(), ShimError> {
         let (status, lists) = match moment {
             Moment::Creating => ("creating", [self.prestart.as_slice(), &self.create_runtime]),
             Moment::Running => ("running", [self.poststart.as_slice(), &[]]),
             Moment::Stopped => ("stopped", [self.poststop.as_slice(), &[]]),
         };
-        let state = json!({
+        let mut state = json!({
             "ociVersion": "1.2.0",
             "id": subject.id,
             "status": status,
-            "pid": subject.pid,
             "bundle": subject.bundle,
         });
+        if let Some(pid) = subject.pid {
+            state["pid"] = pid.into();
+        }
+        if self.annotations.is_object() {
+            state["annotations"] = self.annotations.clone();
+        }
+        let mut all = Ok(());
         for hook in lists.concat() {
             let patience = hook.timeout.map_or(PATIENCE, Duration::from_secs);
             let ran = timeout(patience, hook.run(state.to_string().as_bytes(), subject.bundle)).await;
             let ran = ran.unwrap_or_else(|_| {
                 Err(io::Error::other(format!("it took longer than {} s", patience.as_secs())))
             });
-            ran.map_err(ShimError::path("run the hook", &hook.path))?;
+            all = all.and(ran.map_err(ShimError::path("run the hook", &hook.path)));
+            if all.is_err() && moment == Moment::Creating {
+                break;
+            }
         }
-        Ok(())
+        all
     }
 }
 
@@ -151,7 +194,8 @@ mod tests {
     fn run(hooks: &serde_json::Value, bundle: &Path, moment: Moment) -> Result<(), ShimError> {
         let hooks: Hooks = serde_json::from_value(hooks.clone()).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(hooks.run(moment, Subject { id: "c1", pid: 42, bundle }))
+        let hooks = hooks.with_annotations(&json!({ "of": "c1" }));
+        runtime.block_on(hooks.run(moment, Subject { id: "c1", pid: Some(42), bundle }))
     }
 
     #[test]
@@ -174,6 +218,31 @@ mod tests {
             (&state["pid"], &state["id"], &state["status"]),
             (&json!(42), &json!("c1"), &json!("creating"))
         );
+        assert_eq!(state["annotations"], json!({ "of": "c1" }));
+    }
+
+    #[test]
+    fn hooks_behind_the_removal_run_once_and_all_and_only_of_a_container_that_was_begun() {
+        let bundle = tempfile::tempdir().unwrap();
+        let shell = |script: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+        let list = [shell("cat >>state; exit 3"), shell("echo stopped >>said")];
+        let hooks: Hooks = serde_json::from_value(json!({ "poststop": list })).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let settle = || runtime.block_on(hooks.settle("c1", bundle.path()));
+        let said = || std::fs::read_to_string(bundle.path().join("said")).unwrap_or_default();
+        settle().unwrap();
+        assert_eq!(said(), "");
+        hooks.owe(bundle.path()).unwrap();
+        let error = crate::error::chain(&settle().unwrap_err());
+        assert!(error.contains("exit status: 3"), "{error}");
+        settle().unwrap();
+        assert_eq!(said(), "stopped\n");
+        let state = std::fs::read_to_string(bundle.path().join("state")).unwrap();
+        let state: Value = serde_json::from_str(&state).unwrap();
+        assert_eq!((&state["status"], state.get("pid")), (&json!("stopped"), None));
+
+        Hooks::default().owe(bundle.path()).unwrap();
+        assert!(!bundle.path().join(OWED).exists());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use rvm_sandbox::streams;
 use tokio::sync::Notify;
 
 use crate::config::Config;
-use crate::container::{Container, FORGET_PATIENCE, attend, locked};
+use crate::container::{Container, FORGET_PATIENCE, answer, attend, in_time, locked};
 use crate::disks::Disks;
 use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
@@ -141,13 +141,23 @@ impl Shim {
             sandbox.running("create a container in the sandbox")?;
         }
         let spec = ContainerSpec::read(&order.bundle)?;
-        spec.hooks()?.refuse_gpus()?;
+        let hooks = spec.hooks()?;
+        hooks.refuse_gpus()?;
         let images = Images::of(&order.rootfs)?;
         let made = match &mut *pod {
             Some((pod, _)) => self.add(pod, &spec, &order, images.as_ref()).await,
             none => self.boot_with(none, &spec, &order, images.as_ref()).await,
         };
-        let container = Arc::new(made?);
+        let container = match made {
+            Ok(container) => Arc::new(container),
+            Err(error) => {
+                // What was done before it failed is undone: nobody deletes what was never made.
+                if let Err(error) = hooks.settle(&order.id, &order.bundle).await {
+                    self.log.warn(&order.id, &chain(&error));
+                }
+                return Err(error);
+            }
+        };
         self.containers().insert(order.id.clone(), container.clone());
         let (bundle, took) = (order.bundle.display(), begin.elapsed().as_millis());
         self.log.info(&order.id, format_args!("the container was created from {bundle} in {took} ms"));
@@ -259,9 +269,10 @@ impl Shim {
         let files = Files::mount(&self.place, number, &order.bundle, root, &guest.binds)?;
         let init = Process::new(&order.id, "", order.paths.clone(), Vec::new());
         let hooks = spec.hooks()?;
-        let subject = Subject { id: &order.id, pid: pod.machine.pid(), bundle: &order.bundle };
+        let subject = Subject { id: &order.id, pid: Some(pod.machine.pid()), bundle: &order.bundle };
         let mut mounted = None;
         let added = async {
+            hooks.owe(&order.bundle)?;
             hooks.run(Moment::Creating, subject).await?;
             if let Some(images) = images {
                 let root = pod.disks.mount(images, number, &pod.machine, &pod.agent).await?;
@@ -311,17 +322,21 @@ impl Shim {
         }
         let subject = logger::Subject { namespace: &self.own.namespace, id: init.id() };
         let opened = init.paths.open(&self.streams, subject).await?;
-        let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
-        let request = CreateRequest {
-            id: init.container.clone(),
-            spec: serde_json::to_vec(spec).map_err(ShimError::host("write the specification"))?,
-            streams: Some(tokens),
-            user: None,
+        let attempt = "create the container";
+        let created = async {
+            let (tokens, stdio) = streams::open(&pod.agent, init.paths.wanted(init.size())).await?;
+            let request = CreateRequest {
+                id: init.container.clone(),
+                spec: serde_json::to_vec(spec).map_err(ShimError::host("write the specification"))?,
+                streams: Some(tokens),
+                user: None,
+            };
+            let made = pod.agent.containers().create(request).await.map_err(AgentError::refused(attempt))?;
+            Ok((made.into_inner().pid, stdio))
         };
-        let answer = pod.agent.containers().create(request).await;
-        let made = answer.map_err(AgentError::refused("create the container"))?;
-        init.set_carried(opened.carry(stdio));
-        Ok(made.into_inner().pid)
+        let (pid, stdio) = in_time(attempt, created).await?;
+        init.set_carried(opened.carry(stdio, &self.log));
+        Ok(pid)
     }
 
     /// Starts a container's first process, or one of an exec.
@@ -331,7 +346,7 @@ impl Shim {
         let telling = process.telling.lock().await;
         process.require(State::Created, "start")?;
         if !exec.is_empty() {
-            container.start_exec(&process).await?;
+            container.start_exec(&process, &self.log).await?;
         } else if let Err(error) = container.start_first().await {
             // Its end is told like any other.
             drop(telling);
@@ -343,7 +358,7 @@ impl Shim {
         self.teller.started(&process, container.pid).told().await;
         drop(telling);
         if exec.is_empty() {
-            container.run_hooks(Moment::Running, &self.log).await;
+            container.run_poststart(&self.log).await;
         } else {
             tokio::spawn(attend(container.clone(), process, self.teller.clone(), self.log.clone()));
         }
@@ -402,7 +417,7 @@ impl Shim {
         let exit = exit.unwrap_or_else(|_| process.exit_or_killed());
         drop(pod);
         container.execs_ended().await;
-        container.run_hooks(Moment::Stopped, &self.log).await;
+        container.run_poststop(&self.log).await;
         self.log.info(id, "the container was deleted");
         self.teller.deleted(&process, container.pid, exit).told().await;
         Ok((container.pid, exit))
@@ -425,11 +440,9 @@ impl Shim {
         let name = id.to_owned();
         let mut containers = container.agent.containers();
         if paused {
-            let done = containers.pause(PauseRequest { container: name }).await;
-            done.map_err(AgentError::refused("pause the container"))?;
+            answer("pause the container", containers.pause(PauseRequest { container: name })).await?;
         } else {
-            let done = containers.resume(ResumeRequest { container: name }).await;
-            done.map_err(AgentError::refused("resume the container"))?;
+            answer("resume the container", containers.resume(ResumeRequest { container: name })).await?;
         }
         container.paused.store(paused, Ordering::Relaxed);
         self.teller.paused(id, paused).told().await;

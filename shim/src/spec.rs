@@ -115,7 +115,8 @@ impl ContainerSpec {
     pub fn hooks(&self) -> Result<Hooks, ShimError> {
         let hooks = self.0.get("hooks").filter(|hooks| !hooks.is_null());
         let read = hooks.map_or(Ok(Hooks::default()), |hooks| serde_json::from_value(hooks.clone()));
-        read.map_err(|error| ShimError::Invalid { what: "hooks", reason: error.to_string() })
+        let read = read.map_err(|error| ShimError::Invalid { what: "hooks", reason: error.to_string() });
+        read.map(|hooks| hooks.with_annotations(&self.0["annotations"]))
     }
 
     /// The host name, if it has one.

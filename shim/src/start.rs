@@ -118,16 +118,18 @@ fn listen(path: &Path) -> Result<Option<UnixListener>, ShimError> {
     Ok(Some(listener))
 }
 
-/// Removes the socket that the bundle names, if nobody serves it any more.
-pub fn forget(bundle: &Path) -> Result<(), ShimError> {
+/// Removes the socket that the bundle names, if nobody serves it any more. Whether somebody does.
+pub fn forget(bundle: &Path) -> Result<bool, ShimError> {
     // Without the file there is none.
     let address = fs::read_to_string(bundle.join(ADDRESS_FILE)).unwrap_or_default();
-    let Some(path) = address.strip_prefix("unix://") else { return Ok(()) };
+    let Some(path) = address.strip_prefix("unix://") else { return Ok(false) };
     match UnixStream::connect(path) {
+        Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            gone(fs::remove_file(path)).map_err(ShimError::path("remove", path))
+            gone(fs::remove_file(path)).map_err(ShimError::path("remove", path))?;
+            Ok(false)
         }
-        _ => Ok(()),
+        Err(_) => Ok(false),
     }
 }
 
@@ -210,10 +212,10 @@ mod tests {
         let listener = listen(&path).unwrap().unwrap();
 
         fs::write(directory.path().join(ADDRESS_FILE), format!("unix://{}", path.display())).unwrap();
-        forget(directory.path()).unwrap();
+        assert!(forget(directory.path()).unwrap());
         assert!(path.exists());
         drop(listener);
-        forget(directory.path()).unwrap();
+        assert!(!forget(directory.path()).unwrap());
         assert!(!path.exists());
     }
 }

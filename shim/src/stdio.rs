@@ -9,9 +9,11 @@
 //!   is expected.
 //!
 //! After the end of the process everything is closed when all has been written: a client that reads to the end has all.
+//!
+//! Files are written by threads of their own: one whose file system hangs is waited for by its process, and by no other.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::error::ShimError;
+use crate::log::Log;
 use crate::logger::{Logger, Patience, Subject};
 use crate::streaming::{Claim, Direction, Streams};
 
@@ -50,8 +53,15 @@ pub struct Paths {
 enum Output {
     /// A FIFO, or a pipe to a logging program.
     Pipe(pipe::Sender),
-    File(File),
+    File(Arc<File>),
     Stream(UnixStream, Claim),
+}
+
+/// Whose output it is and where it goes, for the log.
+struct Route {
+    process: String,
+    to: String,
+    log: Log,
 }
 
 enum Input {
@@ -78,6 +88,9 @@ pub struct Opened {
     /// The program at the other end of both.
     logger: Option<Logger>,
     terminal: bool,
+    /// Whose they are, and where the outputs are said to be.
+    process: String,
+    outputs: [String; 2],
 }
 
 /// The tasks that carry between the two sides.
@@ -109,7 +122,15 @@ impl Paths {
     pub async fn open(&self, streams: &Arc<Streams>, subject: Subject<'_>) -> Result<Opened, ShimError> {
         let wanted = self.wanted(None);
         let stdin = wanted.stdin.then(|| open_input(&self.stdin, streams)).transpose()?;
-        let mut opened = Opened { stdin, stdout: None, stderr: None, logger: None, terminal: self.terminal };
+        let mut opened = Opened {
+            stdin,
+            stdout: None,
+            stderr: None,
+            logger: None,
+            terminal: self.terminal,
+            process: subject.id.to_owned(),
+            outputs: [self.stdout.clone(), self.stderr.clone()],
+        };
         match self.program()? {
             Some(address) => {
                 let (logger, outputs) = Logger::start(&address, subject).await?;
@@ -179,18 +200,22 @@ fn open_output(address: &str, streams: &Arc<Streams>) -> Result<Output, ShimErro
         fs::create_dir_all(directory).map_err(failed())?;
     }
     let file = OpenOptions::new().append(true).create(true).mode(0o644).open(&path).map_err(failed())?;
-    Ok(Output::File(file))
+    Ok(Output::File(Arc::new(file)))
 }
 
 impl Opened {
     /// Carries between these and the guest's ends until both are at their end.
-    pub fn carry(self, guest: Stdio) -> Carried {
+    pub fn carry(self, guest: Stdio, log: &Log) -> Carried {
         let mut outputs = JoinSet::new();
         let are_streams = [&self.stdout, &self.stderr].map(|to| matches!(to, Some(Output::Stream(..))));
-        let both = [(guest.stdout, self.stdout), (guest.stderr, self.stderr)];
-        let carried = both.map(|(from, to)| async move {
+        let [stdout, stderr] = self.outputs.map(|to| {
+            let process = self.process.clone();
+            Route { process, to, log: log.clone() }
+        });
+        let both = [(guest.stdout, self.stdout, stdout), (guest.stderr, self.stderr, stderr)];
+        let carried = both.map(|(from, to, route)| async move {
             if let (Some(from), Some(to)) = (from, to) {
-                carry_output(from, to).await;
+                carry_output(from, to, route).await;
             }
         });
         let mut patience = DRAIN_PATIENCE;
@@ -241,17 +266,21 @@ impl Carried {
     }
 }
 
-async fn carry_output(mut from: UnixStream, mut to: Output) {
+async fn carry_output(mut from: UnixStream, mut to: Output, route: Route) {
     let mut buffer = vec![0; CHUNK];
     // An error is an end: the guest is gone.
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let bytes = buffer.get(..length).unwrap_or_default();
         let written = match &mut to {
             Output::Pipe(pipe) => pipe.write_all(bytes).await,
-            Output::File(file) => file.write_all(bytes),
+            Output::File(file) => write(file.clone(), bytes.to_vec()).await,
             Output::Stream(stream, _) => stream.write_all(bytes).await,
         };
-        if written.is_err() {
+        if let Err(error) = written {
+            // A client that goes is nothing to tell of; a file that is full is.
+            if !matches!(to, Output::Stream(..)) {
+                route.lost(&error);
+            }
             // Closed, so that the process hears of it, as it would of a pipe that nobody reads.
             return;
         }
@@ -259,6 +288,19 @@ async fn carry_output(mut from: UnixStream, mut to: Output) {
     if let Output::Stream(stream, claim) = to {
         drop(stream);
         claim.heard().await;
+    }
+}
+
+/// Writes to a file, on a thread that may wait.
+async fn write(file: Arc<File>, bytes: Vec<u8>) -> io::Result<()> {
+    let written = tokio::task::spawn_blocking(move || (&*file).write_all(&bytes)).await;
+    written.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+impl Route {
+    fn lost(&self, error: &io::Error) {
+        let Self { process, to, log } = self;
+        log.warn(process, &format!("cannot write output to '{to}', which is closed: {error}"));
     }
 }
 

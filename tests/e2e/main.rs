@@ -19,3 +19,5 @@ mod rights;
 mod run;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod terminal;
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod traces;

@@ -55,6 +55,19 @@ impl Terminal {
         self.signal(Signal::SIGWINCH);
     }
 
+    /// Has the shell on it say that its terminal has this name, and then that it is as large as it is made; ends it with 3.
+    #[track_caller]
+    pub fn shell_is_resized(&mut self, name: &str) {
+        self.screen.wait_for("# ");
+        self.types(b"tty; until stty size | grep '30 100'; do echo again; sleep 0.2; done; exit 3\r");
+        self.screen.wait_for(&format!("\n{name}"));
+        while self.screen.wait_for("\n").trim() != "30 100" {
+            // Clients miss what comes before they listen.
+            self.resize(30, 100);
+        }
+        self.ends(3);
+    }
+
     /// Waits for its end with this status, and looks at the terminal.
     #[track_caller]
     pub fn ends(&mut self, status: i32) {

@@ -2,6 +2,7 @@ use nix::sys::stat::Mode;
 use tokio::io::AsyncReadExt;
 
 use super::*;
+use crate::log::Level;
 
 const SUBJECT: Subject<'_> = Subject { namespace: "default", id: "c1" };
 
@@ -13,6 +14,10 @@ struct Fixture {
 
 fn streams() -> Arc<Streams> {
     Arc::new(Streams::new("/run/s".into()))
+}
+
+fn no_log() -> Log {
+    Log::open("/nonexistent".as_ref(), "p1", Level::Debug)
 }
 
 /// FIFOs as a client of containerd makes them, and both ends of a process's streams.
@@ -34,7 +39,7 @@ fn fixture() -> (Fixture, Paths) {
 #[tokio::test]
 async fn output_waits_for_its_reader_and_ends_with_the_process() {
     let (fixture, paths) = fixture();
-    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest, &no_log());
     let mut process = fixture.process.stdout.unwrap();
     process.write_all(b"before anybody reads").await.unwrap();
     let mut reader = pipe::OpenOptions::new().open_receiver(&paths.stdout).unwrap();
@@ -49,7 +54,7 @@ async fn output_waits_for_its_reader_and_ends_with_the_process() {
 #[tokio::test]
 async fn input_ends_when_its_writer_is_gone_and_no_other_is_expected() {
     let (fixture, paths) = fixture();
-    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest, &no_log());
     let mut process = fixture.process.stdin.unwrap();
     for text in [b"one", b"two"] {
         let mut writer = pipe::OpenOptions::new().open_sender(&paths.stdin).unwrap();
@@ -72,13 +77,56 @@ async fn a_file_is_appended_to_and_its_directory_made() {
     let log = fixture.directory.path().join("some/where");
     let stdout = format!("file://{}", log.display());
     let paths = Paths { stdout, ..Paths::default() };
-    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest, &no_log());
     fs::write(&log, "there before\n").unwrap();
     let mut process = fixture.process.stdout.unwrap();
     process.write_all(b"and after\n").await.unwrap();
     drop(process);
     carried.drained().await;
     assert_eq!(fs::read_to_string(&log).unwrap(), "there before\nand after\n");
+}
+
+#[tokio::test]
+async fn a_file_that_is_full_is_closed_and_told_of() {
+    let (fixture, _) = fixture();
+    nix::unistd::mkfifo(&fixture.directory.path().join("log"), Mode::S_IRWXU).unwrap();
+    let log = Log::open(fixture.directory.path(), "p1", Level::Debug);
+    let mut said = pipe::OpenOptions::new().open_receiver(fixture.directory.path().join("log")).unwrap();
+    let paths = Paths { stdout: "file:///dev/full".to_owned(), ..Paths::default() };
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest, &log);
+    let mut process = fixture.process.stdout.unwrap();
+    process.write_all(b"too much").await.unwrap();
+    carried.drained().await;
+    assert!(process.write_all(b"more").await.is_err());
+    let mut line = [0; 1000];
+    let length = said.read(&mut line).await.unwrap();
+    let line = String::from_utf8_lossy(&line[..length]);
+    assert!(line.contains("'file:///dev/full'") && line.contains("No space left on device"), "{line}");
+}
+
+#[tokio::test]
+async fn a_file_whose_writing_does_not_end_stops_no_other_output() {
+    // A terminal that nobody reads from is one.
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let (hung, _) = fixture();
+    let name = nix::unistd::ttyname(&pty.slave).unwrap();
+    let paths = Paths { stdout: format!("file://{}", name.display()), ..Paths::default() };
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(hung.guest, &no_log());
+    let mut process = hung.process.stdout.unwrap();
+    let written = async { while process.write_all(&[b'x'; CHUNK]).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_millis(200), written).await.is_err());
+
+    let (other, paths) = fixture();
+    let mut reader = pipe::OpenOptions::new().open_receiver(&paths.stdout).unwrap();
+    let _carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(other.guest, &no_log());
+    other.process.stdout.unwrap().write_all(b"goes on").await.unwrap();
+    let mut came = [0; 7];
+    reader.read_exact(&mut came).await.unwrap();
+    assert_eq!(&came, b"goes on");
+
+    // Its thread ends with the terminal.
+    drop(pty);
+    carried.drained().await;
 }
 
 #[tokio::test]
@@ -108,7 +156,7 @@ async fn a_logging_program_is_given_both_and_waited_for() {
     let paths = Paths { stdout: address.clone(), stderr: address, ..Paths::default() };
     let (stderr, their_stderr) = UnixStream::pair().unwrap();
     let guest = Stdio { stderr: Some(stderr), ..fixture.guest };
-    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(guest);
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(guest, &no_log());
     fixture.process.stdout.unwrap().write_all(b"to out").await.unwrap();
     { their_stderr }.write_all(b"to error").await.unwrap();
     carried.drained().await;
@@ -124,7 +172,7 @@ async fn a_logging_program_of_a_terminal_finds_standard_error_at_its_end() {
     let address = format!("binary:///bin/sh?-c={script}&env.DIR={}", directory.display());
     let paths = Paths { stdout: address.clone(), stderr: address, terminal: true, ..Paths::default() };
     assert!(!paths.wanted(None).stderr);
-    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest);
+    let mut carried = paths.open(&streams(), SUBJECT).await.unwrap().carry(fixture.guest, &no_log());
     let mut process = fixture.process.stdout.unwrap();
     process.write_all(b"shown").await.unwrap();
     // The program comes to it while the process runs.

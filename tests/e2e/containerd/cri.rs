@@ -13,6 +13,7 @@ use super::cri_api::*;
 use super::own::Containerd;
 use super::place::{BUSYBOX, RUNTIME};
 use crate::process::{PATIENCE, run};
+use crate::traces::of_pod;
 
 /// The image of a pause container.
 const PAUSE: &str = "localhost/pause:latest";
@@ -183,18 +184,29 @@ impl Kubelet {
         String::from_utf8(answer.stdout).unwrap()
     }
 
+    /// Waits until nothing is left of the pod, which was removed.
+    #[track_caller]
+    fn leaves_nothing(&self, pod: &str) {
+        let begin = Instant::now();
+        while !self.traces(pod).is_empty() {
+            let traces = self.traces(pod);
+            assert!(begin.elapsed() < PATIENCE, "left: {traces:#?}\n{}", self.containerd.log());
+        }
+    }
+
     fn status(&self, pod: &str) -> PodStatus {
         let answer: PodStatusAnswer =
             self.cri.done("RuntimeService/PodSandboxStatus", Id { id: pod.to_owned() });
         answer.status.unwrap()
     }
 
-    /// Whether there is anything of this containerd's pods: shims, bundles, mounts.
-    fn traces(&self) -> Vec<String> {
+    /// Whether there is anything of this containerd's pod: shims, bundles, sockets, mounts.
+    fn traces(&self, pod: &str) -> Vec<String> {
         let state = self.containerd.path("state");
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let is_shims = |mount: &&str| mount.contains(&state) && mount.contains("io.containerd.runtime");
         let mut traces: Vec<String> = mounts.lines().filter(is_shims).map(str::to_owned).collect();
+        traces.extend(of_pod(&self.containerd.path("socket"), "k8s.io", pod));
         for kind in ["io.containerd.runtime.v2.task", "io.containerd.sandbox.controller.v1.shim"] {
             let bundles = Path::new(&state).join(kind).join("k8s.io");
             traces.extend(
@@ -268,10 +280,7 @@ fn a_pod_lives(sandboxer: &str, io: &str, network: &str) {
     assert_eq!((kubelet.end_of(&second), kubelet.status(&pod).state), (137, 1));
     let _: Nothing = kubelet.cri.done("RuntimeService/StopPodSandbox", Id { id: pod.clone() });
     let _: Nothing = kubelet.cri.done("RuntimeService/RemovePodSandbox", Id { id: pod.clone() });
-    let begin = Instant::now();
-    while !kubelet.traces().is_empty() {
-        assert!(begin.elapsed() < PATIENCE, "left: {:#?}\n{}", kubelet.traces(), kubelet.containerd.log());
-    }
+    kubelet.leaves_nothing(&pod);
     assert!(!group.join(&pod).exists());
 }
 
@@ -290,6 +299,11 @@ fn a_pod_with_streams_by_connections_lives_as_a_kubelet_has_it() {
     a_pod_lives("shim", "streaming", "10.185.0");
 }
 
+/// Overwrites the code of the guest's first process, which is the agent: there is no other way to its end.
+const KILL_THE_AGENT: &str = "until [ -e /go ]; do sleep 0.1; done; code=$(grep -m 1 ' r-xp ' /proc/1/maps); begin=0x${code%%-*}; rest=${code#*-}; \
+     pages=$(((0x${rest%% *} - begin) / 4096)); \
+     dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$((begin / 4096)) count=$pages conv=notrunc";
+
 #[test]
 fn a_sandbox_goes_on_while_containerd_is_started_again_and_is_told_when_it_is_gone() {
     let Some(mut kubelet) = Kubelet::new("shim", "", "10.184.0") else { return };
@@ -300,11 +314,21 @@ fn a_sandbox_goes_on_while_containerd_is_started_again_and_is_told_when_it_is_go
     kubelet.cri = Cri::at(kubelet.containerd.path("socket"));
     assert_eq!((kubelet.status(&pod).state, kubelet.container(&container).state), (0, 1));
     assert_eq!(kubelet.exec(&container, "echo here"), "here\n");
-    let _: Nothing = kubelet.cri.done("RuntimeService/StopPodSandbox", Id { id: pod.clone() });
-    assert_eq!(kubelet.status(&pod).state, 1);
-    let _: Nothing = kubelet.cri.done("RuntimeService/RemovePodSandbox", Id { id: pod });
+    // A container that may see the guest's processes and change their memory kills its pod, and is told of with it.
+    let killer = kubelet.start_as(&pod, "killer", KILL_THE_AGENT, Namespaces { pid: 0 }, |config| {
+        let security = config.linux.as_mut().unwrap().security.as_mut().unwrap();
+        security.capabilities = Some(Capabilities { added: vec!["SYS_PTRACE".to_owned()] });
+    });
+    // Whether this still has an answer is not known.
+    let command = ["touch", "/go"].map(str::to_owned).into();
+    let request = ExecSync { container: killer, command, timeout: 60 };
+    kubelet.cri.call::<_, ExecSyncAnswer>("RuntimeService/ExecSync", request).ok();
+    assert_eq!(kubelet.end_of(&container), 137);
     let begin = Instant::now();
-    while !kubelet.traces().is_empty() {
-        assert!(begin.elapsed() < PATIENCE, "left: {:#?}\n{}", kubelet.traces(), kubelet.containerd.log());
+    while kubelet.status(&pod).state != 1 {
+        assert!(begin.elapsed() < PATIENCE, "the end is not told: {}", kubelet.containerd.log());
     }
+    let _: Nothing = kubelet.cri.done("RuntimeService/StopPodSandbox", Id { id: pod.clone() });
+    let _: Nothing = kubelet.cri.done("RuntimeService/RemovePodSandbox", Id { id: pod.clone() });
+    kubelet.leaves_nothing(&pod);
 }

@@ -17,6 +17,8 @@ fn a_killed_shim_takes_its_machine_along_and_leaves_nothing() {
     place.said(&["containers", "rm", "c1"]);
 }
 
+/// The agent cannot be killed from outside: it is the guest's first process, whose end is a panic of the guest's kernel, as this
+/// is. From inside it is in [`super::cri`].
 #[test]
 fn a_guest_that_dies_is_the_end_of_its_container() {
     let Some(place) = Place::new("deadguest") else { return };
@@ -29,6 +31,20 @@ fn a_guest_that_dies_is_the_end_of_its_container() {
     );
     assert!(line.contains("Kernel panic - not syncing: sysrq triggered crash"), "{line}");
     assert!(line.starts_with("level=warning ") && line.ends_with(" container=dead-guest"), "{line}");
+    place.leaves_nothing();
+}
+
+/// An agent that is stopped, or a kernel that hangs, is from outside what a VMM is that is stopped.
+#[test]
+fn a_guest_that_hangs_is_listed_and_removed_by_force() {
+    let Some(place) = Place::new("hungguest") else { return };
+    place.detached(&[], "c1", &["sleep", "1000"]);
+    let vmm = place.task("c1").0;
+    kill(Pid::from_raw(vmm), Signal::SIGSTOP).unwrap();
+    assert_eq!(place.task("c1").1, "RUNNING");
+    let ran = place.run(&["--timeout", "1s", "tasks", "exec", "--exec-id", "e1", "c1", "true"]);
+    assert!(ran.status != Some(0) && ran.error.contains("deadline exceeded"), "{ran:?}");
+    place.remove("c1");
     place.leaves_nothing();
 }
 

@@ -14,9 +14,13 @@ use rvm_tests::tasks::{self, field, mount, overlay};
 use super::own::Containerd;
 use super::place::{BUSYBOX, RUNTIME};
 use crate::process::{PATIENCE, Ran, run};
+use crate::traces::{of_pod, shims_and_vmms};
 
 const BLOCKFILE: &str = "[plugins.\"io.containerd.snapshotter.v1.blockfile\"]\n\
                          scratch_file = \"{DIR}scratch\"\nfs_type = \"ext4\"\n";
+
+/// The first containers of this module's pods.
+const PODS: [&str; 6] = ["c0", "c1", "zeroes", "empty", "root", "panic"];
 
 /// What there is on a machine with the lab's registry and a containerd of these snapshotters; nothing where it has none.
 #[track_caller]
@@ -71,12 +75,20 @@ impl Containerd {
         ran.out
     }
 
-    /// Waits until no task's bundle, and no place of a pod, is left.
+    /// What there is of its pods.
+    fn traces(&self) -> Vec<String> {
+        let shims = shims_and_vmms(self.namespace(), |_| true);
+        let of_pods = PODS.iter().flat_map(|id| of_pod(&self.path("socket"), self.namespace(), id));
+        shims.into_iter().chain(of_pods).collect()
+    }
+
+    /// Waits until no task's bundle, shim or VMM, and nothing of a pod, is left.
     #[track_caller]
     fn leaves_nothing(&self) {
         let begin = std::time::Instant::now();
-        while self.bundles() != 0 {
-            assert!(begin.elapsed() < PATIENCE, "{} bundles are left", self.bundles());
+        while self.bundles() != 0 || !self.traces().is_empty() {
+            let traces = self.traces();
+            assert!(begin.elapsed() < PATIENCE, "{} bundles are left, and {traces:#?}", self.bundles());
             std::thread::yield_now();
         }
     }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use rvm_tests::daemon::{self, Error};
 
 use crate::process::{Ran, Running, run};
+pub use crate::traces::parent;
+use crate::traces::{is_vmm, of_pod, shims_and_vmms};
 
 /// The runtime under test.
 pub const RUNTIME: &str = "io.containerd.rvm.v2";
@@ -15,9 +17,16 @@ pub const RUNTIME: &str = "io.containerd.rvm.v2";
 /// The image of most tests.
 pub const BUSYBOX: &str = "localhost:5000/busybox:latest";
 
+/// Names that tests give pods without `ctr`.
+const PODS: [&str; 3] = ["p1", "p2", "p3"];
+
 /// A namespace of containerd.
 pub struct Place {
     name: &'static str,
+    /// All that `ctr` was told, the names of containers among it.
+    told: Mutex<BTreeSet<String>>,
+    /// VMMs that were seen.
+    vmms: Mutex<BTreeSet<i32>>,
 }
 
 impl Place {
@@ -27,7 +36,7 @@ impl Place {
         Self::with_snapshotter(name, "overlayfs")
     }
 
-    /// The same, with the image unpacked by this snapshotter.
+    /// The same, with the image unpacked by this snapshotter, where containerd has it.
     #[track_caller]
     pub fn with_snapshotter(name: &'static str, snapshotter: &str) -> Option<Self> {
         match daemon::containerd().and_then(|()| daemon::registry()) {
@@ -37,7 +46,13 @@ impl Place {
             }
             other => other.unwrap(),
         }
-        let place = Self { name };
+        // Every containerd has the first.
+        if snapshotter != "overlayfs" && !daemon::has_snapshotter(snapshotter) {
+            rvm_tests::cannot_run(&format!("containerd has no snapshotter '{snapshotter}'"));
+            return None;
+        }
+        let told = Mutex::new(PODS.map(str::to_owned).into());
+        let place = Self { name, told, vmms: Mutex::default() };
         // One at a time: they are the same layers.
         let lock = File::create("/run/rvm-tests/pull.lock").unwrap();
         lock.lock().unwrap();
@@ -48,6 +63,7 @@ impl Place {
 
     /// `ctr` in this namespace, without input.
     pub fn ctr(&self, arguments: &[&str]) -> Command {
+        self.told.lock().unwrap().extend(arguments.iter().copied().map(str::to_owned));
         let mut command = Command::new("ctr");
         command.args(["--namespace", self.name]).args(arguments).stdin(Stdio::null());
         command
@@ -91,7 +107,9 @@ impl Place {
         let line = list.lines().find(|line| line.split_whitespace().next() == Some(id));
         let words: Vec<_> =
             line.unwrap_or_else(|| panic!("no task {id}: {list}")).split_whitespace().collect();
-        (words[1].parse().unwrap(), words[2].to_owned())
+        let pid = words[1].parse().unwrap();
+        self.vmms.lock().unwrap().extend(is_vmm(pid).then_some(pid));
+        (pid, words[2].to_owned())
     }
 
     /// Waits until a task has this state.
@@ -108,17 +126,21 @@ impl Place {
         self.said(&["containers", "rm", id]);
     }
 
-    /// Everything that a container of this namespace can leave on the host: processes, mounts, files.
+    /// Everything that a container of this namespace can leave on the host: processes, sockets, mounts, control groups,
+    /// files. Taps and redirections are in network namespaces, which are gone with the VMM where it alone had them.
     pub fn traces(&self) -> BTreeSet<String> {
-        let mut traces = BTreeSet::new();
-        for (pid, line) in shims_and_vmms(self.name) {
-            traces.insert(format!("process {pid}: {line}"));
+        let mut traces: BTreeSet<_> = shims_and_vmms(self.name, |_| true).into_iter().collect();
+        // Of a shim that is gone as well.
+        let vmms = self.vmms.lock().unwrap();
+        traces.extend(vmms.iter().filter(|pid| is_vmm(**pid)).map(|pid| format!("the VMM {pid}")));
+        for id in self.told.lock().unwrap().iter() {
+            traces.extend(of_pod(daemon::CONTAINERD_SOCKET, self.name, id));
         }
         let bundles = format!("/run/containerd/io.containerd.runtime.v2.task/{}", self.name);
         for entry in fs::read_dir(&bundles).into_iter().flatten() {
             traces.insert(entry.unwrap().path().display().to_string());
         }
-        // A pod's own directory, with what containerd's namespace is in it.
+        // The directory of a pod whose name is not known, with what containerd's namespace is in it.
         for entry in fs::read_dir("/run/rvm-shim").into_iter().flatten() {
             let path = entry.unwrap().path();
             let shim = fs::read_to_string(path.join("shim")).unwrap_or_default();
@@ -163,32 +185,3 @@ pub fn logged(sandbox: &str, text: &str) -> String {
     }
 }
 
-/// The shims of a namespace, and their VMMs, by number and command line.
-fn shims_and_vmms(namespace: &str) -> Vec<(i32, String)> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let name = entry.unwrap().file_name();
-        name.to_str()?.parse::<i32>().ok()
-    });
-    let processes: Vec<_> = pids.map(|pid| (pid, words(pid))).collect();
-    let is_shim = |words: &[String]| {
-        words.first().is_some_and(|program| program.ends_with("containerd-shim-rvm-v2"))
-            && words.windows(2).any(|pair| pair == ["-namespace", namespace])
-    };
-    let shims: Vec<_> = processes.iter().filter(|(_, words)| is_shim(words)).map(|(pid, _)| *pid).collect();
-    let of_namespace =
-        processes.into_iter().filter(|(pid, _)| shims.contains(pid) || shims.contains(&parent(*pid)));
-    of_namespace.map(|(pid, words)| (pid, words.join(" "))).collect()
-}
-
-fn words(pid: i32) -> Vec<String> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
-}
-
-/// The parent of a process: 0 when it is gone.
-pub fn parent(pid: i32) -> i32 {
-    let status =
-        fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
-}

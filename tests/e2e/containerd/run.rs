@@ -1,8 +1,14 @@
 //! `ctr run`: output, input, status, terminal.
 
-use std::io::Write;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
 
-use super::place::{BUSYBOX, Place, RUNTIME};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::direct::Container;
+use super::place::{BUSYBOX, Place, RUNTIME, parent};
 use crate::process::run;
 use crate::rights;
 use crate::terminal::Terminal;
@@ -72,6 +78,18 @@ fn the_machine_has_none_of_roots_rights_on_the_host_but_those_of_a_file_server()
     place.detached(&[], "c1", &["sleep", "1000"]);
     let threads = ["rvm", "rvm-vcpu0", "rvm-vsock", "rvm-rng"];
     rights::are_given_up(place.task("c1").0, true, &threads);
+    // What the tests look for where they say that nothing is left is what there is now.
+    let traces = place.traces();
+    for kind in [
+        "process ",
+        "the VMM ",
+        "/run/containerd/s/",
+        "/run/rvm-shim/",
+        "rvm /run/rvm-shim/",
+        "/sys/fs/cgroup/",
+    ] {
+        assert!(traces.iter().any(|trace| trace.starts_with(kind)), "{kind}: {traces:#?}");
+    }
     place.remove("c1");
     place.leaves_nothing();
 }
@@ -82,18 +100,80 @@ fn a_terminal_is_one_and_has_its_size() {
     let command = place.ctr(&["run", "--rm", "--tty", "--runtime", RUNTIME, BUSYBOX, "tty", "sh"]);
     let mut terminal = Terminal::start(command, None);
     terminal.screen.wait_for("# ");
-    terminal.types(b"tty; until stty size | grep '30 100'; do echo again; sleep 0.2; done; exit 3\r");
-    terminal.screen.wait_for("\n/dev/pts/0");
-    loop {
-        let line = terminal.screen.wait_for("\n");
-        if line.trim() == "30 100" {
-            break;
-        }
-        // `ctr` misses what comes before it listens.
-        terminal.resize(30, 100);
-    }
-    terminal.ends(3);
+    let command = place.ctr(&["tasks", "exec", "--tty", "--exec-id", "e1", "tty", "sh"]);
+    Terminal::start(command, None).shell_is_resized("/dev/pts/1");
+    // Its prompt comes again.
+    terminal.types(b"\r");
+    terminal.shell_is_resized("/dev/pts/0");
     place.leaves_nothing();
+}
+
+#[test]
+fn output_that_nobody_reads_stops_its_process_and_no_other_of_the_pod() {
+    let Some(place) = Place::new("unread") else { return };
+    place.detached(&[], "c1", &["sh", "-c", "seq 300000; touch /over; exec sleep 1000"]);
+    let ran = place.container(&["--annotation", "io.kubernetes.cri.sandbox-id=c1"], "c2", &["seq", "50000"]);
+    assert_eq!((ran.status, ran.out.lines().count()), (Some(0), 50_000), "{}", ran.error);
+    let exec = |id: &str, script: &str| {
+        place.said(&["tasks", "exec", "--exec-id", id, "c1", "sh", "-c", script]);
+    };
+    exec("e1", "! [ -e /over ]");
+    // Nothing of it was lost since its first reader went.
+    let attached = place.start(&["tasks", "attach", "c1"]);
+    // It may begin within a line.
+    let lines = BufReader::new(attached.out.file()).lines().skip(1);
+    let mut numbers = lines.map(|line| line.unwrap().parse::<u32>().unwrap());
+    let first = numbers.next().unwrap();
+    let others = numbers.by_ref().zip(first + 1..).take_while(|(number, expected)| {
+        assert_eq!(number, expected);
+        *number < 300_000
+    });
+    assert_eq!(others.count(), usize::try_from(300_000 - first - 1).unwrap());
+    exec("e2", "until [ -e /over ]; do sleep 0.1; done");
+    drop(attached);
+    place.remove("c1");
+    place.leaves_nothing();
+}
+
+#[test]
+fn hooks_run_on_the_host_and_those_behind_the_end_whatever_was_the_end() {
+    let Some(place) = Place::new("hooks") else { return };
+    let container = Container::new("hooked", "sleep 1000", None);
+    let bundle = container.bundle.path();
+    let (config, said) = (bundle.join("config.json"), bundle.join("said"));
+    let shell = |script: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+    let tell = |word: &str| shell(&format!("echo {word} \"$(cat)\" >>{}", said.display()));
+    let run = |id: &str, created: Value| {
+        let mut spec: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        spec["root"]["path"] = bundle.join("rootfs").to_str().into();
+        spec["annotations"] = json!({ "of": "hooks" });
+        spec["hooks"] = json!({ "createRuntime": [created], "poststop": [tell("stopped")] });
+        fs::write(&config, spec.to_string()).unwrap();
+        place.run(&["run", "-d", "--runtime", RUNTIME, "--config", config.to_str().unwrap(), id])
+    };
+    let ran = run("c1", shell("exit 3"));
+    assert!(ran.status == Some(1) && ran.error.contains("exit status: 3"), "{ran:?}");
+    place.leaves_nothing();
+    let ran = run("c2", tell("created"));
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    let vmm = place.task("c2").0;
+    kill(Pid::from_raw(parent(vmm)), Signal::SIGKILL).unwrap();
+    place.leaves_nothing();
+    let text = fs::read_to_string(&said).unwrap();
+    let told: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let (word, state) = line.split_once(' ').unwrap();
+            let state: Value = serde_json::from_str(state).unwrap();
+            assert_eq!(state["annotations"], json!({ "of": "hooks" }));
+            (word, state["id"].clone(), state["pid"].clone())
+        })
+        .collect();
+    let none = Value::Null;
+    let [one, two] = ["c1", "c2"].map(Value::from);
+    let expected =
+        [("stopped", one, none.clone()), ("created", two.clone(), vmm.into()), ("stopped", two, none)];
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::place::{BUSYBOX, Place, RUNTIME, logged, parent};
+use super::place::{BUSYBOX, Place, RUNTIME, logged};
+use crate::traces::parent;
 
 #[test]
 fn a_task_is_listed_executed_in_paused_measured_and_killed() {
@@ -41,6 +42,22 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     place.said(&["tasks", "resume", "measured"]);
     assert_eq!(place.task("measured").1, "RUNNING");
 
+    // One is killed, and no other; then all but the first, which like any first process ends by SIGKILL alone.
+    let ready = |id: &str| {
+        let script = ["measured", "sh", "-c", "echo up; exec sleep 2000"];
+        let mut running = place.start(&[&["tasks", "exec", "--exec-id", id][..], &script].concat());
+        running.out.wait_for("up\n");
+        running
+    };
+    let [one, other, third] = ["e2", "e3", "e4"].map(ready);
+    place.said(&["tasks", "kill", "--exec-id", "e2", "--signal", "SIGKILL", "measured"]);
+    assert_eq!(one.end().status, Some(137));
+    let processes = place.said(&["tasks", "exec", "--exec-id", "e5", "measured", "ps"]);
+    assert_eq!(processes.matches("sleep 2000").count(), 2, "{processes}");
+    place.said(&["tasks", "kill", "--all", "--signal", "SIGTERM", "measured"]);
+    assert_eq!([other, third].map(|exec| exec.end().status), [Some(143); 2]);
+    assert_eq!(place.task("measured").1, "RUNNING");
+
     let metrics = || -> serde_json::Value {
         let metrics = place.said(&["tasks", "metrics", "--format", "json", "measured"]);
         serde_json::from_str(&metrics).unwrap()
@@ -49,7 +66,7 @@ fn a_task_is_listed_executed_in_paused_measured_and_killed() {
     assert_eq!(before["pids"]["current"], 1, "{before}");
     assert!(before["memory"]["usage"].as_u64().unwrap() > 0, "{before}");
     let work = "i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done";
-    place.said(&["tasks", "exec", "--exec-id", "e2", "measured", "sh", "-c", work]);
+    place.said(&["tasks", "exec", "--exec-id", "e6", "measured", "sh", "-c", work]);
     let after = metrics();
     let used = |metrics: &serde_json::Value| metrics["cpu"]["usage_usec"].as_u64().unwrap();
     assert!(used(&after) > used(&before) + 2000, "a loop of the shell's takes more: {before}, {after}");

@@ -57,7 +57,7 @@ fn a_web_application_finds_its_database_and_the_database_its_data() {
     let logs = docker.try_to(&["logs", "rvm-shop-db"]);
     assert!(logs.error.contains("database system is shut down"), "{logs:?}");
     assert_eq!(fetch("http://127.0.0.1:8191/"), "visit 3\n");
-    docker.said(&["rm", "-f", "rvm-shop-web", "rvm-shop-db"]);
+    docker.remove(&["rvm-shop-web", "rvm-shop-db"]);
     docker.said(&["volume", "rm", "rvm-shop-data"]);
     docker.said(&["network", "rm", "rvm-shop"]);
 }

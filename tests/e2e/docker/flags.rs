@@ -87,7 +87,7 @@ fn control_groups_and_logs_are_where_they_are_asked_for() {
     assert!(seen.starts_with(&format!("0::/{own}\n")) && seen.contains("default 2930"), "{seen}");
     let logs = docker.try_to(&["logs", "rvm-parent"]);
     assert!(logs.status != Some(0) && logs.error.contains("does not support reading"), "{logs:?}");
-    docker.said(&["rm", "-f", "rvm-parent"]);
+    docker.remove(&["rvm-parent"]);
 
     for (flags, what) in [
         (["--device-read-bps", "/dev/vda:1mb"], "throttleReadBpsDevice for the device 254:0"),

@@ -70,10 +70,10 @@ fn what_was_installed_in_a_container_is_in_the_image_made_of_it() {
     docker.exec("rvm-installed", install);
     let serve = r#"CMD ["apache2", "-DFOREGROUND", "-f", "/etc/apache2.conf"]"#;
     docker.said(&["commit", "--change", serve, "rvm-installed", "rvm-apache"]);
-    docker.said(&["rm", "-f", "rvm-installed"]);
+    docker.remove(&["rvm-installed"]);
     let run = ["run", "-d", "--runtime", RUNTIME, "--name", "rvm-apache", "-p", "8192:80", "rvm-apache"];
     docker.said(&run);
     assert_eq!(fetch("http://127.0.0.1:8192/index.html"), "installed\n");
-    docker.said(&["rm", "-f", "rvm-apache"]);
+    docker.remove(&["rvm-apache"]);
     docker.said(&["rmi", "rvm-apache"]);
 }

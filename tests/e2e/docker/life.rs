@@ -2,7 +2,16 @@
 
 use std::process::Stdio;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::place::Docker;
+
+/// Kills the machine of a container.
+fn kill_machine(docker: &Docker, name: &str) {
+    let machine = docker.inspect(name, ".State.Pid").parse().unwrap();
+    kill(Pid::from_raw(machine), Signal::SIGKILL).unwrap();
+}
 
 #[test]
 fn a_container_lives_and_ends_as_with_any_runtime() {
@@ -36,9 +45,18 @@ fn a_container_lives_and_ends_as_with_any_runtime() {
     assert_eq!(follower.wait_with_output().unwrap().stdout, b"started\nterm\n");
     docker.said(&["start", "rvm-life"]);
     docker.until(&["logs", "rvm-life"], |log| log == "started\nterm\nstarted\n");
+    kill_machine(&docker, "rvm-life");
+    let is_killed = || {
+        docker.until_is("rvm-life", ".State.Status", "exited");
+        let end = [".State.ExitCode", ".State.OOMKilled"].map(|field| docker.inspect("rvm-life", field));
+        assert_eq!(end, ["137", "false"]);
+    };
+    is_killed();
+    docker.said(&["start", "rvm-life"]);
+    assert_eq!(docker.inspect("rvm-life", ".State.Status"), "running");
     docker.said(&["kill", "rvm-life"]);
-    docker.until(&["inspect", "--format", "{{.State.ExitCode}}", "rvm-life"], |code| code == "137\n");
-    docker.said(&["rm", "rvm-life"]);
+    is_killed();
+    docker.removes_all_of("rvm-life");
 }
 
 #[test]
@@ -58,7 +76,7 @@ fn files_outlive_a_restart_and_are_copied_both_ways() {
     assert!(changes.contains("A /data") && changes.contains("A /root/copied"), "{changes}");
 
     docker.said(&["commit", "rvm-files", "rvm-committed"]);
-    docker.said(&["rm", "-f", "rvm-files"]);
+    docker.remove(&["rvm-files"]);
     let ran = docker.try_to(&[
         "run",
         "--rm",
@@ -78,19 +96,30 @@ fn health_is_checked_and_what_ends_is_restarted() {
     let health = [
         ["--health-cmd", "test -e /healthy"],
         ["--health-interval", "1s"],
-        ["--health-retries", "2"],
+        ["--health-retries", "1"],
         ["--health-start-interval", "1s"],
         ["--health-start-period", "1h"],
         ["--health-timeout", "1m"],
+        ["--restart", "always"],
     ]
     .concat();
     docker.start("rvm-health", &health, &["sh", "-c", "touch /healthy; sleep 1000"]);
     docker.start("rvm-again", &["--restart", "on-failure:2"], &["sh", "-c", "echo life; exit 3"]);
-    docker
-        .until(&["inspect", "--format", "{{.State.Health.Status}}", "rvm-health"], |now| now == "healthy\n");
-    docker.until(&["inspect", "--format", "{{.RestartCount}} {{.State.Status}}", "rvm-again"], |now| {
-        now == "2 exited\n"
-    });
+    let becomes = |health: &str, restarts: &str| {
+        docker.until_is("rvm-health", ".State.Health.Status", health);
+        assert_eq!(docker.inspect("rvm-health", ".RestartCount"), restarts);
+    };
+    becomes("healthy", "0");
+    docker.exec("rvm-health", "rm /healthy");
+    becomes("unhealthy", "0");
+    kill_machine(&docker, "rvm-health");
+    docker.until_is("rvm-health", ".RestartCount", "1");
+    becomes("healthy", "1");
+    docker.said(&["update", "--restart", "unless-stopped", "rvm-health"]);
+    docker.said(&["stop", "-t", "0", "rvm-health"]);
+    docker.until_is("rvm-again", ".RestartCount", "2");
+    docker.until_is("rvm-again", ".State.Status", "exited");
     assert_eq!(docker.said(&["logs", "rvm-again"]), "life\nlife\nlife");
-    docker.said(&["rm", "-f", "rvm-health", "rvm-again"]);
+    assert_eq!(docker.inspect("rvm-health", ".State.Status"), "exited");
+    docker.remove(&["rvm-health", "rvm-again"]);
 }

@@ -1,6 +1,7 @@
 //! Docker, with rvm as the runtime of what a test runs. Names of containers and networks begin with the test's own.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use rvm_tests::daemon::{self, Error};
 use serde_json::Value;
 
 use crate::process::{PATIENCE, Ran, run};
+use crate::traces::{is_vmm, of_pod, shims_and_vmms};
 
 /// The image of most tests.
 pub const BUSYBOX: &str = "localhost:5000/busybox";
@@ -125,6 +127,36 @@ impl Docker {
                 return;
             }
             assert!(begin.elapsed() < PATIENCE, "docker {arguments:?}: {ran:?}");
+        }
+    }
+
+    /// Removes a container, and waits until nothing of it is left on the host: processes, sockets, mounts, its control group
+    /// and its network namespace, with what was in that.
+    #[track_caller]
+    pub fn removes_all_of(&self, name: &str) {
+        let [id, vmm, network] =
+            [".Id", ".State.Pid", ".NetworkSettings.SandboxKey"].map(|field| self.inspect(name, field));
+        self.remove(&[name]);
+        let traces = || {
+            let mut traces = shims_and_vmms("moby", |pod| pod == id);
+            traces.extend(of_pod(daemon::CONTAINERD_SOCKET, "moby", &id));
+            // 0: it does not run.
+            let vmm = vmm.parse().unwrap();
+            traces.extend((vmm != 0 && is_vmm(vmm)).then(|| format!("the VMM {vmm}")));
+            let paths = [
+                format!("/run/containerd/io.containerd.runtime.v2.task/moby/{id}"),
+                format!("/sys/fs/cgroup/docker/{id}"),
+                network.clone(),
+            ];
+            traces.extend(paths.into_iter().filter(|path| !path.is_empty() && Path::new(path).exists()));
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            traces.extend(mounts.lines().filter(|line| line.contains(&id)).map(str::to_owned));
+            traces
+        };
+        let begin = Instant::now();
+        while !traces().is_empty() {
+            assert!(begin.elapsed() < PATIENCE, "left of {name}: {:#?}", traces());
+            sleep(Duration::from_millis(100));
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use rvm_tests::artifact;
 
 use super::place::{BUSYBOX, Docker, RUNTIME};
+use crate::rights;
 use crate::terminal::Terminal;
 
 #[test]
@@ -30,12 +32,16 @@ fn a_terminal_is_one() {
     if Docker::new().is_none() {
         return;
     }
-    let command = Docker::command(&["run", "-it", "--rm", "--runtime", RUNTIME, BUSYBOX, "sh"]);
-    let mut terminal = Terminal::start(command, None);
+    let name = ["--name", "rvm-terminal"];
+    let run = [&["run", "-it", "--rm", "--runtime", RUNTIME][..], &name, &[BUSYBOX, "sh"]].concat();
+    let mut terminal = Terminal::start(Docker::command(&run), None);
     terminal.screen.wait_for("# ");
-    terminal.types(b"tty; stty size; exit 3\r");
+    terminal.types(b"tty; stty size\r");
     terminal.screen.wait_for("/dev/pts/0");
     terminal.screen.wait_for("24 80");
+    let exec = Docker::command(&["exec", "-it", "rvm-terminal", "sh"]);
+    Terminal::start(exec, None).shell_is_resized("/dev/pts/1");
+    terminal.types(b"exit 3\r");
     terminal.ends(3);
 }
 
@@ -91,20 +97,44 @@ fn what_is_the_hosts_is_refused_by_name() {
 }
 
 #[test]
+fn privileges_are_those_of_the_guest() {
+    let Some(docker) = Docker::new() else { return };
+    // All capabilities, no filter, the guest's own devices of which a container has some, and the guest's settings; of the
+    // host neither devices nor the kernel's log.
+    let script = "awk '/CapEff|NoNewPrivs|Seccomp:/ { print $2 }' /proc/self/status; ls /dev | grep -cE '^(kvm|vd|sd|loop|mapper|mem)'; \
+                  ls /dev/net/tun /dev/fuse; mkdir /mounted && mount -t tmpfs none /mounted && echo mounted; \
+                  echo 7 >/proc/sys/net/ipv4/ip_unprivileged_port_start && echo set; dmesg | grep -c 'Linux version 6.12'; \
+                  echo up; exec sleep 1000000";
+    docker.start("rvm-privileged", &["--privileged"], &["sh", "-c", script]);
+    docker.until(&["logs", "rvm-privileged"], |log| log.ends_with("up\n"));
+    let said = docker.said(&["logs", "rvm-privileged"]);
+    let expected = "000001ffffffffff\n0\n0\n0\n/dev/fuse\n/dev/net/tun\nmounted\nset\n1\nup";
+    assert_eq!(said, expected);
+    let machine = docker.inspect("rvm-privileged", ".State.Pid").parse().unwrap();
+    rights::are_given_up(machine, true, &["rvm", "rvm-vcpu0"]);
+    docker.remove(&["rvm-privileged"]);
+}
+
+#[test]
 fn what_goes_wrong_is_in_dockers_output() {
     let Some(docker) = Docker::new() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let fixed = format!("{}:/fixed:ro", directory.path().display());
-    let full = "/full:size=4k";
+    let (fixed, full) = (directory.path().join("fixed"), directory.path().join("full"));
+    fs::create_dir(&fixed).unwrap();
+    fs::create_dir(&full).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "full"]).arg(&full).status();
+    assert!(mounted.unwrap().success());
+    let [fixed, full_of_host] = [fixed, full.clone()].map(|path| path.display().to_string());
+    let flags = ["-v", &format!("{fixed}:/fixed:ro"), "-v", &format!("{full_of_host}:/full")];
+    let script = "touch /fixed/file; cat /bin/busybox >/full/file; cat /bin/busybox >/tmpfs/file";
+    let ran = docker.run(&[&flags[..], &["--tmpfs", "/tmpfs:size=4k"]].concat(), &["sh", "-c", script]);
+    assert!(Command::new("umount").arg(&full).status().unwrap().success());
+    assert!(ran.status == Some(1) && ran.error.contains("Read-only file system"), "{ran:?}");
+    // That of the host and that of the guest.
+    assert_eq!(ran.error.matches("No space left on device").count(), 2, "{ran:?}");
     let long = format!("/etc:/{}", "x".repeat(300));
-    for (flags, script, error) in [
-        (["-v", &fixed], "touch /fixed/file", "Read-only file system"),
-        (["--tmpfs", full], "cat /bin/busybox >/full/file", "No space left on device"),
-        (["-v", &long], "true", "name too long"),
-    ] {
-        let ran = docker.run(&flags, &["sh", "-c", script]);
-        assert!(ran.status != Some(0) && ran.error.contains(error), "{ran:?}");
-    }
+    let ran = docker.run(&["-v", &long], &["true"]);
+    assert!(ran.status != Some(0) && ran.error.contains("name too long"), "{ran:?}");
     let ran = docker.try_to(&["run", "--rm", "--runtime", RUNTIME, "localhost:5000/missing", "true"]);
     assert!(ran.status == Some(125) && ran.error.contains("localhost:5000/missing"), "{ran:?}");
 }
@@ -120,5 +150,7 @@ fn a_guest_that_does_not_boot_is_told_with_its_last_words() {
     fs::create_dir_all(drop_ins).unwrap();
     fs::write(drop_ins.join("allowed.toml"), "annotations = [\"io.rvm.kernel-parameters\"]\n").unwrap();
     let ran = docker.run(&["--annotation", "io.rvm.kernel-parameters=rdinit=/no/such/init"], &["true"]);
-    assert!(ran.status != Some(0) && ran.error.contains("Kernel panic - not syncing: "), "{ran:?}");
+    let phase = "the guest's kernel panicked while the guest's kernel booted";
+    assert!(ran.status == Some(125) && ran.error.contains(phase), "{ran:?}");
+    assert!(ran.error.contains("Kernel panic - not syncing: "), "{ran:?}");
 }

@@ -10,7 +10,8 @@
 //! arrives goes to the guest, and nothing of it to the namespace's own kernel. A machine cannot be given cards while it
 //! runs: it has as many as it needs when it starts, and spare ones for what comes later.
 //!
-//! Whoever made the network removes it. The taps end with the VMM.
+//! Whoever made the network removes it. The taps end with the VMM, and the redirections with the [`Cards`]: interfaces that stay
+//! are their namespace's own again.
 
 mod changes;
 mod scan;
@@ -27,6 +28,7 @@ use super::netlink::Netlink;
 use super::{link, tap};
 pub use changes::{Changes, Watch};
 use scan::Interface;
+use tc::Redirection;
 
 /// The cards of a machine, and the network namespace in which their other ends are.
 pub struct Cards {
@@ -54,6 +56,8 @@ struct Joined {
     index: u32,
     /// The addresses that the guest was told.
     addresses: Vec<String>,
+    /// Of what arrives there.
+    redirection: Redirection,
 }
 
 /// What the guest is to be told of the network that it has now.
@@ -179,15 +183,19 @@ impl Cards {
             // The check found one for each.
             return Ok(None);
         };
-        if own.is_none() {
-            let attempt = "redirect the packets of the container's network to the VM";
-            tc::redirect(&mut self.netlink, interface.index, card.index).map_err(refused(attempt))?;
-            tc::redirect(&mut self.netlink, card.index, interface.index).map_err(refused(attempt))?;
-        }
-        let had = card.joined.take().map(|joined| joined.addresses);
+        let (had, redirection) = match card.joined.take() {
+            Some(joined) => (Some(joined.addresses), joined.redirection),
+            None => {
+                let attempt = "redirect the packets of the container's network to the VM";
+                let there = tc::redirect(&mut self.netlink, interface.index, card.index);
+                let there = there.map_err(refused(attempt))?;
+                tc::redirect(&mut self.netlink, card.index, interface.index).map_err(refused(attempt))?;
+                (None, there)
+            }
+        };
         let removed = had.iter().flatten().filter(|had| !addresses.contains(had)).cloned().collect();
         let changed = had.as_ref() != Some(&addresses);
-        card.joined = Some(Joined { index: interface.index, addresses: addresses.clone() });
+        card.joined = Some(Joined { index: interface.index, addresses: addresses.clone(), redirection });
         let known_as = std::mem::replace(&mut card.mac, interface.mac);
         Ok(changed.then(|| proto::Interface {
             mac: known_as.to_string(),
@@ -199,6 +207,14 @@ impl Cards {
             no_prefix_route: true,
             removed_addresses: removed,
         }))
+    }
+}
+
+impl Drop for Cards {
+    fn drop(&mut self) {
+        for joined in self.cards.iter_mut().filter_map(|card| card.joined.take()) {
+            joined.redirection.end(&mut self.netlink);
+        }
     }
 }
 

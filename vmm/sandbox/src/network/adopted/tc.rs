@@ -29,18 +29,38 @@ const TC_ACT_STOLEN: u32 = 4;
 /// Before every filter of somebody else's.
 const PRIORITY: u32 = 1;
 
+/// What was added to a link to redirect what arrives there.
+#[derive(Clone, Copy, Debug)]
+pub struct Redirection {
+    from: u32,
+    /// Its queueing discipline is new as well.
+    with_discipline: bool,
+}
+
+impl Redirection {
+    /// Takes it away. A link that is gone has none.
+    pub fn end(self, netlink: &mut Netlink) {
+        let ending = match self.with_discipline {
+            true => message(libc::RTM_DELQDISC, self.from, INGRESS_HANDLE, TC_H_INGRESS, 0),
+            false => filter(libc::RTM_DELTFILTER, self.from),
+        };
+        netlink.apply(ending).ok();
+    }
+}
+
 /// Sends everything that arrives at the link `from` out of the link `to`, whatever was redirected there before.
-pub fn redirect(netlink: &mut Netlink, from: u32, to: u32) -> io::Result<()> {
+pub fn redirect(netlink: &mut Netlink, from: u32, to: u32) -> io::Result<Redirection> {
     let discipline = message(libc::RTM_NEWQDISC, from, INGRESS_HANDLE, TC_H_INGRESS, 0)
         .with(NLM_F_CREATE | NLM_F_EXCL)
         .attribute(TCA_KIND, &text("ingress"));
-    match netlink.apply(discipline) {
+    let with_discipline = match netlink.apply(discipline) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // A machine that has ended left its redirection, which leads nowhere. Without one, that is no error.
+            // A machine whose shim was killed left its redirection, which leads nowhere. Without one, that is no error.
             netlink.apply(filter(libc::RTM_DELTFILTER, from)).ok();
+            false
         }
-        done => done?,
-    }
+        done => done.map(|()| true)?,
+    };
     // struct tc_u32_sel: flags, shift, number of keys; where the next header is; the hash. One key, which is its mask,
     // value, and offsets: all 0 fits everything.
     let mut selector = vec![TC_U32_TERMINAL, 0, 1];
@@ -57,7 +77,8 @@ pub fn redirect(netlink: &mut Netlink, from: u32, to: u32) -> io::Result<()> {
         .with(NLM_F_CREATE | NLM_F_EXCL)
         .attribute(TCA_KIND, &text("u32"))
         .append(&nested(TCA_OPTIONS, &options.concat()));
-    netlink.apply(filter)
+    netlink.apply(filter)?;
+    Ok(Redirection { from, with_discipline })
 }
 
 /// A message about our filter on what arrives at `link`.

@@ -76,6 +76,12 @@ fn a_card_takes_the_place_of_an_interface() {
 
         // Nothing has changed since.
         assert_eq!(cards.adopt().unwrap(), None);
+
+        // It is the namespace's own again.
+        let disciplines = || run("tc qdisc show dev eth0");
+        assert!(disciplines().contains("ingress"), "{}", disciplines());
+        drop(cards);
+        assert!(!disciplines().contains("ingress"), "{}", disciplines());
     });
 }
 
