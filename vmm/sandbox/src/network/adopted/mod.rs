@@ -13,6 +13,7 @@
 //! Whoever made the network removes it. The taps end with the VMM.
 
 mod changes;
+mod others;
 mod scan;
 mod tc;
 
@@ -26,6 +27,7 @@ use super::error::NetworkError;
 use super::netlink::Netlink;
 use super::{link, tap};
 pub use changes::{Changes, Watch};
+pub use others::refuse_others;
 use scan::Interface;
 
 /// The cards of a machine, and the network namespace in which their other ends are.
