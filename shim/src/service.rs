@@ -21,7 +21,6 @@ use crate::container::Container;
 use crate::error::ShimError;
 use crate::process::{Process, State};
 use crate::shim::{Order, Shim};
-use crate::spec::hosts;
 use crate::stats;
 use crate::stdio::Paths;
 
@@ -145,7 +144,6 @@ impl Task for TaskService {
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Result<Empty> {
-        let container = self.0.container(&request.id).await?;
         // As with runc, others mean nothing to who changes limits.
         if let Some(name) = request.annotations.keys().find(|name| name.starts_with(config::OWN_ANNOTATIONS))
         {
@@ -158,11 +156,7 @@ impl Task for TaskService {
             .into());
         }
         let resources = request.resources.into_option().unwrap_or_default().value;
-        // What is no JSON is the guest's to refuse, with the place.
-        if let Ok(resources) = serde_json::from_slice(&resources) {
-            hosts::block_devices(&resources)?;
-        }
-        container.update(resources).await?;
+        self.0.update(&request.id, resources).await?;
         Ok(Empty::default())
     }
 
