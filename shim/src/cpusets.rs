@@ -28,7 +28,9 @@ impl CpuSets {
     /// What `linux.resources` say.
     pub fn of(resources: &Value) -> Result<Self, ShimError> {
         let numbers = |name: &str, field| {
-            let text = resources["cpu"][name].as_str().unwrap_or_default();
+            // As with runc, what names the group's file comes last.
+            let of_group = resources["unified"][format!("cpuset.{name}")].as_str();
+            let text = of_group.or(resources["cpu"][name].as_str()).unwrap_or_default();
             Numbers::parse(text).ok_or_else(|| ShimError::Invalid {
                 what: field,
                 reason: format!("'{text}' is no list of numbers below {NUMBERS}, as in 0-3,7"),
@@ -41,9 +43,11 @@ impl CpuSets {
     /// The same, taken out of `resources`.
     pub fn take(resources: &mut Value) -> Result<Self, ShimError> {
         let sets = Self::of(resources)?;
-        if let Some(cpu) = resources.get_mut("cpu").and_then(Value::as_object_mut) {
-            cpu.remove("cpus");
-            cpu.remove("mems");
+        for (object, begin) in [("cpu", ""), ("unified", "cpuset.")] {
+            if let Some(object) = resources.get_mut(object).and_then(Value::as_object_mut) {
+                object.remove(&format!("{begin}cpus"));
+                object.remove(&format!("{begin}mems"));
+            }
         }
         Ok(sets)
     }
@@ -125,6 +129,10 @@ mod tests {
         let mut resources = json!({ "cpu": { "cpus": "1", "mems": "0", "shares": 2 } });
         assert_eq!(CpuSets::take(&mut resources).unwrap(), sets("1", "0"));
         assert_eq!(resources, json!({ "cpu": { "shares": 2 } }));
+        let mut resources =
+            json!({ "cpu": { "cpus": "1" }, "unified": { "cpuset.cpus": "2", "cpu.idle": "1" } });
+        assert_eq!(CpuSets::take(&mut resources).unwrap(), sets("2", ""));
+        assert_eq!(resources, json!({ "cpu": {}, "unified": { "cpu.idle": "1" } }));
         for none in [json!({}), json!(null), json!([]), json!({ "cpu": 3 })] {
             assert!(CpuSets::take(&mut none.clone()).unwrap().is_empty(), "{none}");
         }

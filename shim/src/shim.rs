@@ -165,6 +165,8 @@ impl Shim {
         order: &Order,
         images: Option<&Images>,
     ) -> Result<Container, ShimError> {
+        // What is refused of it takes no machine.
+        spec.clone().for_guest(0, None)?;
         let hostname = spec.hostname().map(str::to_owned);
         let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
         let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
