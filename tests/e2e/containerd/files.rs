@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::place::Place;
 
@@ -77,18 +79,25 @@ fn files_and_directories_of_the_host_are_bound_and_protected() {
     let script = "cat /one; for at in /protected /protected/below; do touch $at/file 2>&1; echo $?; done; \
                   ls /shared/later; echo written >/shared/file; until cat /shared/later/file 2>/dev/null; do sleep 0.1; done";
     let (written, later) = (path("shared/file"), path("shared/later"));
-    // Once the container runs, and has looked.
-    let mounts = std::thread::spawn(move || {
-        let begin = std::time::Instant::now();
-        while !Path::new(&written).exists() && begin.elapsed() < crate::process::PATIENCE {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        let mounted = Mounted::at(later.clone());
-        fs::write(format!("{later}/file"), "mounted later\n").unwrap();
-        mounted
+    let over = AtomicBool::new(false);
+    let ran = std::thread::scope(|scope| {
+        // Once the container runs, and has looked.
+        let mounts = scope.spawn(|| {
+            while !Path::new(&written).exists() {
+                if over.load(Ordering::Relaxed) {
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let mounted = Mounted::at(later.clone());
+            fs::write(format!("{later}/file"), "mounted later\n").unwrap();
+            Some(mounted)
+        });
+        let ran = place.container(&flags, "c1", &["sh", "-c", script]);
+        over.store(true, Ordering::Relaxed);
+        drop(mounts.join().unwrap());
+        ran
     });
-    let ran = place.container(&flags, "c1", &["sh", "-c", script]);
-    drop(mounts.join().unwrap());
     let refused = |at: &str| format!("touch: {at}/file: Read-only file system\n1\n");
     let expected =
         ["a file\n", &refused("/protected"), &refused("/protected/below"), "mounted later\n"].concat();
