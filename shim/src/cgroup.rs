@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use crate::cpusets::CpuSets;
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// What is accounted for.
@@ -38,14 +40,39 @@ fn slices(slice: &str) -> PathBuf {
 /// Makes the group, and puts a process into it.
 pub fn enter(group: &Path, pid: u32) -> io::Result<()> {
     fs::create_dir_all(group)?;
-    let ancestors = group.ancestors().skip(1).take_while(|ancestor| ancestor.starts_with(ROOT));
-    for ancestor in ancestors.collect::<Vec<_>>().into_iter().rev() {
+    for ancestor in ancestors(group) {
         for controller in CONTROLLERS {
             // What a host does not hand on is not accounted for here.
             fs::write(ancestor.join("cgroup.subtree_control"), controller).ok();
         }
     }
     fs::write(group.join("cgroup.procs"), pid.to_string())
+}
+
+/// Has what is in the group, and comes to it, use these processors and memory nodes of the host, as far as the groups above may.
+pub fn confine(group: &Path, sets: &CpuSets) -> io::Result<()> {
+    for ancestor in ancestors(group) {
+        // Where it is not handed on the files are missing, below.
+        fs::write(ancestor.join("cgroup.subtree_control"), "+cpuset").ok();
+    }
+    for (file, numbers) in [("cpuset.cpus", &sets.cpus), ("cpuset.mems", &sets.mems)] {
+        let path = group.join(file);
+        let list = numbers.list();
+        // An empty line is no restriction, and a group that never had one need not be able to have one.
+        if !list.is_empty() || path.exists() {
+            fs::write(&path, format!("{list}\n"))
+                .map_err(|error| io::Error::new(error.kind(), format!("{file} = {list}: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// The groups above, the outermost first.
+fn ancestors(group: &Path) -> Vec<&Path> {
+    let mut above: Vec<_> =
+        group.ancestors().skip(1).take_while(|ancestor| ancestor.starts_with(ROOT)).collect();
+    above.reverse();
+    above
 }
 
 /// Removes the group; nothing is in it any more. Those above are whoever's made them.

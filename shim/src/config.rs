@@ -107,6 +107,20 @@ impl TryFrom<String> for Parameters {
 /// How the names of annotations begin that mean something to the shim.
 pub const OWN_ANNOTATIONS: &str = "io.rvm.";
 
+/// Refuses names of annotations that begin as ours and are none of them.
+pub fn check_annotations<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), ShimError> {
+    let is_unknown = |name: &&str| {
+        name.starts_with(OWN_ANNOTATIONS) && Annotation::ALL.iter().all(|known| known.name() != *name)
+    };
+    names.into_iter().find(is_unknown).map_or(Ok(()), |name| {
+        let known = Annotation::ALL.map(Annotation::name).join(", ");
+        Err(ShimError::Invalid {
+            what: "the pod's annotations",
+            reason: format!("there is no '{name}'; those of rvm are {known}"),
+        })
+    })
+}
+
 /// An annotation of a pod that means something to the shim.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub enum Annotation {
@@ -346,6 +360,13 @@ mod tests {
             let error = pod(name, value).unwrap_err();
             assert!(error.contains(name) && error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn an_annotation_of_ours_that_there_is_not_is_told_with_those_that_there_are() {
+        assert!(check_annotations(["io.rvm.cpus", "io.rvmother", "memory"]).is_ok());
+        let error = check_annotations(["io.rvm.cpus", "io.rvm.cpu"]).unwrap_err().to_string();
+        assert!(error.contains("'io.rvm.cpu'") && error.contains("io.rvm.cpus, io.rvm.memory"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::streams;
 
+use crate::cpusets::CpuSets;
 use crate::disks::{Disks, Mounted};
 use crate::error::{ShimError, chain};
 use crate::hooks::{Hooks, Moment, Subject};
@@ -58,6 +59,8 @@ pub struct Container {
     /// containerd's, which it is in.
     pub(crate) namespace: String,
     pub(crate) resolv_conf: Option<PathBuf>,
+    /// What it may use of the host.
+    pub(crate) cpu_sets: Mutex<CpuSets>,
     pub(crate) hooks: Hooks,
 }
 

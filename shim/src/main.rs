@@ -9,10 +9,12 @@
 //! The contract is containerd's runtime v2 (core/runtime/v2/README.md there). docs/shim.md says what is supported.
 
 mod address;
+mod attributes;
 mod bootstrap;
 mod cgroup;
 mod config;
 mod container;
+mod cpusets;
 mod daemon;
 mod delete;
 mod disks;
@@ -23,6 +25,7 @@ mod forward;
 mod hooks;
 mod images;
 mod info;
+mod limits;
 mod log;
 mod logger;
 mod lookup;

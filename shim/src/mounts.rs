@@ -74,8 +74,8 @@ impl Files {
             mounts.iter().try_for_each(|mount| mount_one(mount, root))?;
         }
         match (root, &self.bundle_root) {
-            (Root::At(root), _) => self.place.show(root, &target, true, false)?,
-            (_, Some(root)) => self.place.show(root, &target, true, false)?,
+            (Root::At(root), _) => self.place.show(&Bind::root(root), &target)?,
+            (_, Some(root)) => self.place.show(&Bind::root(root), &target)?,
             (_, None) => {}
         }
         for (number, wanted) in binds.iter().enumerate() {
@@ -86,7 +86,7 @@ impl Files {
                 false => File::create(&target).map(drop),
             };
             made.map_err(ShimError::path("make", &target))?;
-            self.place.show(&wanted.source, &target, wanted.recursive, wanted.read_only)?;
+            self.place.show(wanted, &target)?;
         }
         Ok(())
     }

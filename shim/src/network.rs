@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rvm_agent_proto::ConfigureRequest;
 use rvm_sandbox::agent::{Agent, AgentError};
 use rvm_sandbox::machine::Machine;
-use rvm_sandbox::network::{Cards, Changes};
+use rvm_sandbox::network::{Cards, Changes, refuse_others};
 use tokio::sync::Mutex;
 
 use crate::error::{ShimError, chain};
@@ -78,6 +78,9 @@ impl Wiring {
                 // One that others made has been filled.
                 let is_new = *namespace == NetworkNamespace::New;
                 let mut cards = Cards::make(if is_new { spare } else { 0 })?;
+                if !is_new {
+                    refuse_others()?;
+                }
                 let namespace = File::open(OWN).map_err(ShimError::path("open", OWN))?;
                 let _runtime = runtime.enter();
                 let started = start(&cards)?;

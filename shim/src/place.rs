@@ -31,8 +31,11 @@ use nix::unistd::Pid;
 use rvm_agent_proto::{NAMES_DATAGRAM_PORT, NAMES_STREAM_PORT};
 use sha2::{Digest, Sha256};
 
+use crate::attributes;
 use crate::cgroup;
+use crate::cpusets::CpuSets;
 use crate::error::ShimError;
+use crate::spec::Bind;
 
 const ROOT: &str = "/run/rvm-shim";
 
@@ -137,29 +140,24 @@ impl Place {
         self.path.join("stage")
     }
 
-    /// Has `source` appear at `target`, a file or directory below [`Place::made`], to the shim and to the guest at once
-    /// and with all of its restrictions. What is mounted below the source later appears there too; nothing goes the
-    /// other way.
-    pub fn show(
-        &self,
-        source: &Path,
-        target: &Path,
-        recursive: bool,
-        read_only: bool,
-    ) -> Result<(), ShimError> {
+    /// Has what is bound appear at `target`, a file or directory below [`Place::made`], to the shim and to the guest at once
+    /// and with all of its restrictions, which are those of everything mounted below as well. What is mounted below the
+    /// source later appears there too where the bind follows, without the restrictions: these are the guest's to keep then.
+    /// Nothing goes the other way.
+    pub fn show(&self, bind: &Bind, target: &Path) -> Result<(), ShimError> {
+        let source = &bind.source;
         let failed = || ShimError::path::<Errno>("share", source.to_owned());
         let stage = self.stage().join(if source.is_dir() { "dir" } else { "file" });
-        let all = if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+        let all = if bind.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         mount(Some(source), &stage, NONE, MsFlags::MS_BIND | all, NONE).map_err(failed())?;
-        // On the host nobody runs these programs or opens these devices: whoever breaks out of the guest into the VMM
-        // cannot, either.
-        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        flags.set(MsFlags::MS_RDONLY, read_only);
-        let shown = mount(NONE, &stage, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
-            .and_then(|()| mount(NONE, &stage, NONE, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, NONE))
-            // Flags do not follow to where a mount has appeared, so they come first.
-            .and_then(|()| mount(Some(&stage), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE))
-            .map_err(failed());
+        let propagation = if bind.follows { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
+        // Restrictions do not follow to where a mount has appeared, so they come first.
+        let shown = attributes::restrict(&stage, bind.read_only, propagation)
+            .map_err(ShimError::path("share", source))
+            .and_then(|()| {
+                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+                mount(Some(&stage), target, NONE, flags, NONE).map_err(failed())
+            });
         unmount(&stage)?;
         shown
     }
@@ -191,6 +189,25 @@ impl Place {
         let path = self.path.join("cgroup");
         fs::write(&path, group.as_os_str().as_encoded_bytes()).map_err(ShimError::path("write", path))?;
         cgroup::enter(group, pid).map_err(ShimError::path("put the VMM into the control group", group))
+    }
+
+    /// Has the VMM use these processors and memory nodes of the host, by its control group.
+    pub fn confine(&self, pid: u32, sets: &CpuSets) -> Result<(), ShimError> {
+        let path = self.path.join("cgroup");
+        let group = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ShimError::Unsupported {
+                    what: "sets of processors and memory nodes (linux.resources.cpu.cpus, mems) here"
+                        .to_owned(),
+                    reason: "the pod has no control group of version 2 that would keep its machine to them; leave them out",
+                });
+            }
+            read => PathBuf::from(read.map_err(ShimError::path("read", path))?),
+        };
+        // It may not be in there yet: that is no more than a warning where there is no set.
+        cgroup::enter(&group, pid)
+            .and_then(|()| cgroup::confine(&group, sets))
+            .map_err(ShimError::path("keep the VMM to its processors and memory nodes by", group))
     }
 
     /// Removes the control group that was written down; the VMM has to be gone, which after its end takes a moment.
@@ -323,5 +340,86 @@ mod tests {
         assert_eq!(began(std::process::id()).unwrap(), began_now);
         assert!(began_now.parse::<u64>().unwrap() > 0);
         assert!(began(0).is_err());
+    }
+
+    /// Does this with a directory of the host's, and a place of a pod for it, in a mount namespace of its own. Below the
+    /// directory another file system is mounted, at `below`.
+    fn with_mounts(test: impl FnOnce(&Path, &Place) + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+                println!("\nrvm-tests: cannot run: no mount namespace for the test: {error}");
+                return;
+            }
+            let flags = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(NONE, "/", NONE, flags, NONE).unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let (host, place) = (directory.path().join("host"), directory.path().join("place"));
+            fs::create_dir(&host).unwrap();
+            mount(NONE, &host, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+            mount(NONE, &host, NONE, MsFlags::MS_SHARED, NONE).unwrap();
+            for name in ["below", "later"] {
+                fs::create_dir(host.join(name)).unwrap();
+            }
+            mount(NONE, &host.join("below"), Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+            let place = Place { path: place };
+            let _held = place.make().unwrap();
+            test(&host, &place);
+            place.remove().unwrap();
+            unmount(&host.join("below")).unwrap();
+            unmount(&host).unwrap();
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
+    /// Shows the directory; gives where the guest finds it.
+    fn shown(place: &Place, host: &Path, name: &str, change: impl FnOnce(&mut Bind)) -> PathBuf {
+        let target = place.made().join(name);
+        fs::create_dir(&target).unwrap();
+        let mut bind = Bind::root(host);
+        change(&mut bind);
+        place.show(&bind, &target).unwrap();
+        place.shown().join(name)
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_restricted_as_well() {
+        with_mounts(|host, place| {
+            use nix::sys::statvfs::{FsFlags, statvfs};
+            let bare = FsFlags::ST_NODEV | FsFlags::ST_NOEXEC | FsFlags::ST_NOSUID;
+            let protected = shown(place, host, "protected", |bind| bind.read_only = true);
+            let open = shown(place, host, "open", |_| {});
+            for directory in ["", "below"] {
+                let protected = protected.join(directory);
+                let error = fs::write(protected.join("file"), "").unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem, "{directory}");
+                fs::write(open.join(directory).join("file"), directory).unwrap();
+                assert_eq!(fs::read_to_string(protected.join("file")).unwrap(), directory);
+                for path in [protected, open.join(directory)] {
+                    assert!(statvfs(&path).unwrap().flags().contains(bare), "{}", path.display());
+                }
+            }
+            // What is read-only on the host stays so, however it is shown.
+            let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(NONE, &host.join("below"), NONE, again, NONE).unwrap();
+            let open = shown(place, host, "open-again", |_| {});
+            assert!(fs::write(open.join("below/file"), "").is_err());
+        });
+    }
+
+    #[test]
+    fn what_is_mounted_later_appears_where_the_bind_follows() {
+        with_mounts(|host, place| {
+            let following = shown(place, host, "following", |_| {});
+            let private = shown(place, host, "private", |bind| bind.follows = false);
+            mount(NONE, &host.join("later"), Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+            fs::write(host.join("later/file"), "").unwrap();
+            assert!(following.join("later/file").exists() && !private.join("later/file").exists());
+            // Nothing goes the other way.
+            unmount(&place.made().join("following/below")).unwrap();
+            fs::write(host.join("below/file"), "").unwrap();
+            assert!(!following.join("below/file").exists());
+            unmount(&host.join("later")).unwrap();
+            assert!(!following.join("later/file").exists());
+        });
     }
 }

@@ -20,7 +20,7 @@ use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::network::{Network, Wiring};
 use crate::place::Place;
-use crate::spec::{ContainerSpec, SHARE};
+use crate::spec::{ContainerSpec, Joinable, SHARE};
 
 /// The guest's CID; every VM has a socket of its own, so they may be the same.
 const GUEST_CID: u32 = 3;
@@ -96,6 +96,11 @@ impl Booting {
             // A host may keep its groups to itself; the pod runs all the same.
             log.warn("", &chain(&error));
         }
+        // From the first moment on; that this cannot be is an error.
+        let sets = spec.cpu_sets()?;
+        if !sets.is_empty() {
+            place.confine(machine.pid(), &sets)?;
+        }
         // The shim is as precious as containerd, nearly; the guest is not. What may not be set is as it was inherited.
         fs::write(format!("/proc/{}/oom_score_adj", machine.pid()), "0").ok();
         Ok(Self { machine, begin, wiring, disks: Arc::new(disks), place: place.clone() })
@@ -123,6 +128,11 @@ impl Booting {
 }
 
 impl Pod {
+    /// Whose namespaces its containers can share, once there is one.
+    pub fn joinable(&self) -> Option<Joinable> {
+        self.first.map(|first| Joinable { vmm: self.machine.pid(), first })
+    }
+
     /// Has the guest write everything, and ends the machine. Gives the guest's reason if it did not, or not in time.
     pub async fn stop(&self, patience: Duration) -> Option<String> {
         let mut guest = self.agent.sandbox();
@@ -149,10 +159,11 @@ fn machine(place: &Place, spec: &ContainerSpec, config: &Config) -> Result<VmCon
     let parameters = [&config.kernel_parameters, &chosen.kernel_parameters];
     let parameters: Vec<&str> =
         parameters.into_iter().flatten().map(|parameters| parameters.0.as_str()).collect();
+    let most = |cpus: u64| u8::try_from(cpus.clamp(1, MAX_CPUS.into())).unwrap_or(MAX_CPUS);
     let cpus = match (chosen.cpus, spec.cpus()) {
         (Some(cpus), _) => cpus.0,
-        (None, Some(limit)) => u8::try_from(limit.clamp(1, MAX_CPUS.into())).unwrap_or(MAX_CPUS),
-        (None, None) => config.cpus.map_or(1, |cpus| cpus.0),
+        (None, Some(limit)) => most(limit),
+        (None, None) => config.cpus.map_or(1, |cpus| cpus.0).max(most(spec.cpus_asked_for().unwrap_or(1))),
     };
     Ok(VmConfig {
         kernel: Kernel {

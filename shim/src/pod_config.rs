@@ -1,7 +1,9 @@
 //! What CRI says of a pod whose sandbox the shim is to make: `runtime.v1.PodSandboxConfig` of the Kubernetes CRI API, as
 //! far as it is a machine's business. The rest is containerd's (names, log files, published ports) or that of a pause
 //! container, which there is none of: its user and groups, its profiles of seccomp and AppArmor, whether its root file system is
-//! read-only. What confines the pod's containers is in their own specifications.
+//! read-only. What confines the pod's containers is in their own specifications. Of the pod's resources those that size a
+//! machine are read: its `overhead` and the rest (huge pages, swap, `unified`) are what the kubelet has set for the control
+//! group above already.
 //!
 //! It becomes what the machine of a pod is made by otherwise: the words of a specification.
 
@@ -109,6 +111,9 @@ struct Resources {
     /// Microseconds a period.
     #[prost(int64, tag = "2")]
     cpu_quota: i64,
+    /// 1024 for each processor that is asked for.
+    #[prost(int64, tag = "3")]
+    cpu_shares: i64,
     /// Bytes.
     #[prost(int64, tag = "4")]
     memory_limit: i64,
@@ -186,10 +191,16 @@ impl PodConfig {
         })
     }
 
+    /// What it asks for of processors without being limited to it: an annotation, as containerd gives it to containers of pods.
+    pub fn shares(&self) -> Option<(&'static str, String)> {
+        let shares = self.linux.as_ref().and_then(|linux| linux.resources)?.cpu_shares;
+        (shares > 0).then(|| ("io.kubernetes.cri.sandbox-cpu-shares", shares.to_string()))
+    }
+
     /// Its limits, as `linux.resources` of a specification; `None`: it has none.
     pub fn resources(&self) -> Option<Value> {
         let resources = self.linux.as_ref().and_then(|linux| linux.resources)?;
-        let Resources { cpu_period, cpu_quota, memory_limit } = resources;
+        let Resources { cpu_period, cpu_quota, memory_limit, cpu_shares: _ } = resources;
         let mut limits = BTreeMap::new();
         if memory_limit > 0 {
             limits.insert("memory", json!({ "limit": memory_limit }));
@@ -220,6 +231,7 @@ mod tests {
         let mut value = b"\x12\x03box\x1a\x04/log\x22\x0b\x0a\x09192.0.2.1".to_vec();
         value.extend(b"\x42\x05\x2a\x03\x20\x80\x01");
         let pod = PodConfig::read(&options("runtime.v1.PodSandboxConfig", value)).unwrap().unwrap();
+        assert_eq!(pod.shares(), None);
         assert_eq!(
             (pod.hostname.as_str(), pod.dns().unwrap().servers),
             ("box", vec!["192.0.2.1".to_owned()])
@@ -293,8 +305,11 @@ mod tests {
         let of =
             |resources| pod(LinuxConfig { resources: Some(resources), ..LinuxConfig::default() }).resources();
         assert_eq!(of(Resources::default()), None);
-        assert_eq!(of(Resources { cpu_quota: -1, cpu_period: 100_000, memory_limit: 0 }), None);
-        let limited = of(Resources { cpu_quota: 150_000, cpu_period: 100_000, memory_limit: 1 << 30 });
+        let none = Resources { cpu_quota: -1, cpu_period: 100_000, ..Resources::default() };
+        assert_eq!(of(none), None);
+        let limited =
+            Resources { cpu_quota: 150_000, cpu_period: 100_000, memory_limit: 1 << 30, cpu_shares: 2 };
+        let limited = of(limited);
         let cpu = json!({ "quota": 150_000, "period": 100_000 });
         assert_eq!(limited, Some(json!({ "cpu": cpu, "memory": { "limit": 1 << 30 } })));
     }

@@ -179,6 +179,8 @@ fn specification(
         _ => None,
     };
     let mut annotations = of_own("/annotations").and_then(|all| all.as_object().cloned()).unwrap_or_default();
+    let shares = pod.and_then(PodConfig::shares);
+    annotations.extend(shares.map(|(name, shares)| (name.to_owned(), Value::from(shares))));
     let more = pod.map(|pod| &pod.annotations).into_iter().chain([&order.annotations]).flatten();
     annotations.extend(more.map(|(name, value)| (name.clone(), Value::from(value.as_str()))));
     let hostname = pod.map(|pod| pod.hostname.clone()).filter(|name| !name.is_empty());
@@ -211,6 +213,8 @@ impl Shim {
         }
         let sandbox = Sandbox::new(order, &self.own.namespace)?;
         // What is wrong in it is told here rather than at the start.
+        sandbox.spec.check_annotations()?;
+        sandbox.spec.cpu_sets()?;
         Config::load(self.own.config.as_deref())?.for_pod(|name| sandbox.spec.annotation(name))?;
         *locked(&self.sandbox) = Some(Arc::new(sandbox));
         Ok(())
@@ -361,8 +365,9 @@ mod tests {
             "linux": { "resources": resources, "cgroupsPath": "/own/group" },
         });
         std::fs::write(bundle.path().join("config.json"), own.to_string()).unwrap();
-        // hostname = 2, annotations = 7 { key = 1, value = 2 }.
-        let value = b"\x12\x03box\x3a\x08\x0a\x01a\x12\x03pod".to_vec();
+        // hostname = 2, annotations = 7 { key = 1, value = 2 }, linux = 8 { resources = 5 { cpu_shares = 3 } }.
+        let mut value = b"\x12\x03box\x3a\x08\x0a\x01a\x12\x03pod".to_vec();
+        value.extend(b"\x42\x05\x2a\x03\x18\x80\x18");
         let options = Any { type_url: "runtime.v1.PodSandboxConfig".to_owned(), value, ..Any::default() };
         let network = PathBuf::from("/run/netns/x");
         let sandbox =
@@ -373,6 +378,7 @@ mod tests {
             (Some("box"), Some("pod"), Some("own"))
         );
         assert_eq!((spec.memory_limit(), sandbox.network()), (Some(1 << 30), Some(network)));
+        assert_eq!((spec.cpus(), spec.cpus_asked_for()), (None, Some(3)));
         assert_eq!(spec.at("/linux/cgroupsPath"), Some(&json!("/own/group")));
         assert!(sandbox.names && sandbox.setup.dns.is_some());
     }

@@ -22,7 +22,7 @@ use crate::container::Container;
 use crate::error::ShimError;
 use crate::process::{Process, State};
 use crate::shim::{Order, Shim};
-use crate::spec::{hosts, process_for_guest};
+use crate::spec::process_for_guest;
 use crate::stats;
 use crate::stdio::Paths;
 
@@ -169,7 +169,6 @@ impl Task for TaskService {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Result<Empty> {
         self.called("change limits", &request.id, "");
-        let container = self.0.container(&request.id).await?;
         // As with runc, others mean nothing to who changes limits.
         if let Some(name) = request.annotations.keys().find(|name| name.starts_with(config::OWN_ANNOTATIONS))
         {
@@ -182,11 +181,7 @@ impl Task for TaskService {
             .into());
         }
         let resources = request.resources.into_option().unwrap_or_default().value;
-        // What is no JSON is the guest's to refuse, with the place.
-        if let Ok(resources) = serde_json::from_slice(&resources) {
-            hosts::block_devices(&resources)?;
-        }
-        container.update(resources).await?;
+        self.0.update(&request.id, resources).await?;
         Ok(Empty::default())
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::container::{Container, FORGET_PATIENCE, answer, attend, in_time, locked};
+use crate::cpusets::CpuSets;
 use crate::disks::Disks;
 use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
@@ -41,7 +42,7 @@ type Containers = HashMap<String, Arc<Container>>;
 
 /// The shim of one pod.
 pub struct Shim {
-    place: Place,
+    pub(crate) place: Place,
     pub(crate) own: Own,
     teller: Teller,
     pub(crate) log: Log,
@@ -141,6 +142,7 @@ impl Shim {
             sandbox.running("create a container in the sandbox")?;
         }
         let spec = ContainerSpec::read(&order.bundle)?;
+        spec.check_annotations()?;
         let hooks = spec.hooks()?;
         hooks.refuse_gpus()?;
         let images = Images::of(&order.rootfs)?;
@@ -179,6 +181,8 @@ impl Shim {
         order: &Order,
         images: Option<&Images>,
     ) -> Result<Container, ShimError> {
+        // What is refused of it takes no machine.
+        spec.clone().for_guest(0, None)?;
         let hostname = spec.hostname().map(str::to_owned);
         let setup = ConfigureRequest { hostname, ..ConfigureRequest::default() };
         let (mut pod, held) = self.boot(spec, images, order.config.as_deref(), setup).await?;
@@ -256,7 +260,7 @@ impl Shim {
     ) -> Result<Container, ShimError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         pod.network.check(&spec.network()?)?;
-        let mut guest = spec.clone().for_guest(number, pod.first)?;
+        let mut guest = spec.clone().for_guest(number, pod.joinable())?;
         if pod.gives_names {
             guest.give_names();
         }
@@ -271,8 +275,10 @@ impl Shim {
         let hooks = spec.hooks()?;
         let subject = Subject { id: &order.id, pid: Some(pod.machine.pid()), bundle: &order.bundle };
         let mut mounted = None;
+        let before = self.cpu_sets();
         let added = async {
             hooks.owe(&order.bundle)?;
+            self.confine(pod, &before, &CpuSets::union([before.clone(), guest.cpu_sets.clone()]))?;
             hooks.run(Moment::Creating, subject).await?;
             if let Some(images) = images {
                 let root = pod.disks.mount(images, number, &pod.machine, &pod.agent).await?;
@@ -288,6 +294,7 @@ impl Shim {
                     pod.disks.unmount(mounted, &pod.machine, &pod.agent).await.ok();
                 }
                 files.unmount().ok();
+                self.confine_to_rest(pod, &CpuSets::union([before, guest.cpu_sets]));
                 return Err(error);
             }
         }
@@ -305,6 +312,7 @@ impl Shim {
             streams: self.streams.clone(),
             namespace: self.own.namespace.clone(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
+            cpu_sets: Mutex::new(guest.cpu_sets),
             hooks,
         })
     }
@@ -399,6 +407,7 @@ impl Shim {
         if let Some((pod, _)) = &*pod {
             container.unmount_images(&pod.disks, &self.log).await;
         }
+        let before = self.cpu_sets();
         self.containers().remove(id);
         if self.containers().is_empty()
             && self.own_sandbox().is_none()
@@ -411,6 +420,9 @@ impl Shim {
             self.remove_place();
         } else {
             container.unmount(&self.log);
+            if let Some((pod, _)) = &*pod {
+                self.confine_to_rest(pod, &before);
+            }
         }
         // What was never started has been killed now. A guest that does not say so is not waited for.
         let exit = tokio::time::timeout(FORGET_PATIENCE, process.ended()).await;

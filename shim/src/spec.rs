@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cgroup;
+use crate::config;
+use crate::cpusets::CpuSets;
 use crate::error::ShimError;
 use crate::hooks::Hooks;
 
@@ -40,6 +42,17 @@ pub struct GuestSpec {
     pub sysctls: HashMap<String, String>,
     /// What of the host is bound into the container, in the order in which it is shared.
     pub binds: Vec<Bind>,
+    /// What the container may use of the host.
+    pub cpu_sets: CpuSets,
+}
+
+/// The pod whose namespaces its containers can share.
+#[derive(Clone, Copy, Debug)]
+pub struct Joinable {
+    /// The process that containers' tasks have on the host: the VMM.
+    pub vmm: u32,
+    /// Whose namespaces they are in the guest: the first process of the pod's first container, or of the guest.
+    pub first: u32,
 }
 
 /// A file or directory of the host, bound into a container.
@@ -49,8 +62,17 @@ pub struct Bind {
     pub source: PathBuf,
     /// With what is mounted below it.
     pub recursive: bool,
-    /// The host refuses every change.
+    /// The host refuses every change, of what is mounted below it as well.
     pub read_only: bool,
+    /// What is mounted below it later appears as well.
+    pub follows: bool,
+}
+
+impl Bind {
+    /// A root file system.
+    pub fn root(path: &Path) -> Self {
+        Self { source: path.to_owned(), recursive: true, read_only: false, follows: true }
+    }
 }
 
 /// Where a container's network is.
@@ -144,12 +166,31 @@ impl ContainerSpec {
         self.0["linux"]["resources"]["memory"]["limit"].as_i64().and_then(|limit| u64::try_from(limit).ok())
     }
 
-    /// Processors that the pod may use at a time, or the container, where that is limited.
+    /// Processors that the pod may use at a time, or the container, where that is limited: by time, or by a set.
     pub fn cpus(&self) -> Option<u64> {
-        match (self.of_pod("cpu-quota"), self.of_pod("cpu-period")) {
+        let by_time = match (self.of_pod("cpu-quota"), self.of_pod("cpu-period")) {
             (Some(quota), Some(period)) => Some(quota.div_ceil(period)),
             _ => self.own_cpus(),
-        }
+        };
+        // What is wrong in a set is told when it is applied.
+        let by_set = self.cpu_sets().ok().and_then(|sets| sets.cpus.count());
+        by_time.into_iter().chain(by_set).min()
+    }
+
+    /// Processors that the pod asks for, where it has no limit: CRI tells of a request as shares, 1024 for each.
+    pub fn cpus_asked_for(&self) -> Option<u64> {
+        self.of_pod("cpu-shares").map(|shares| shares.div_ceil(1024))
+    }
+
+    /// The host's processors and memory nodes that it may use.
+    pub fn cpu_sets(&self) -> Result<CpuSets, ShimError> {
+        CpuSets::of(&self.0["linux"]["resources"])
+    }
+
+    /// Refuses annotations of ours that mean nothing.
+    pub fn check_annotations(&self) -> Result<(), ShimError> {
+        let all = self.0["annotations"].as_object();
+        config::check_annotations(all.into_iter().flatten().map(|(name, _)| name.as_str()))
     }
 
     fn own_cpus(&self) -> Option<u64> {
@@ -173,9 +214,8 @@ impl ContainerSpec {
         }
     }
 
-    /// What goes to the guest for container `number` of the pod. `first` is the first process of the pod's first
-    /// container, in the guest: who joins a namespace of the pod joins that one's.
-    pub fn for_guest(self, number: u32, first: Option<u32>) -> Result<GuestSpec, ShimError> {
+    /// What goes to the guest for container `number` of the pod, which can share the namespaces of `pod`.
+    pub fn for_guest(self, number: u32, pod: Option<Joinable>) -> Result<GuestSpec, ShimError> {
         let Self(mut spec) = self;
         let directory = format!("{SHARE}/{number}");
         remove(&mut spec, &["annotations"]);
@@ -190,12 +230,14 @@ impl ContainerSpec {
             return Err(ShimError::Invalid { what: "config.json", reason: "it has no root".to_owned() });
         }
         spec["root"]["path"] = format!("{directory}/rootfs").into();
-        hosts::namespaces(&mut spec, first)?;
+        hosts::namespaces(&mut spec, pod)?;
         hosts::devices(&mut spec)?;
         hosts::block_devices(&spec["linux"]["resources"])?;
+        let resources = spec.get_mut("linux").and_then(|linux| linux.get_mut("resources"));
+        let cpu_sets = resources.map_or(Ok(CpuSets::default()), CpuSets::take)?;
         let sysctls = take_sysctls(&mut spec);
-        let binds = take_binds(&mut spec, &directory);
-        Ok(GuestSpec { spec, sysctls, binds })
+        let binds = take_binds(&mut spec, &directory)?;
+        Ok(GuestSpec { spec, sysctls, binds, cpu_sets })
     }
 }
 
@@ -260,21 +302,34 @@ fn take_sysctls(spec: &mut Value) -> HashMap<String, String> {
 }
 
 /// Bind mounts, whose sources are then in what the guest is shown.
-fn take_binds(spec: &mut Value, directory: &str) -> Vec<Bind> {
+fn take_binds(spec: &mut Value, directory: &str) -> Result<Vec<Bind>, ShimError> {
     let mut binds = Vec::new();
     for mount in spec.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
-        let has =
-            |option: &str| mount["options"].as_array().into_iter().flatten().any(|given| given == option);
-        if mount["type"] != "bind" && !has("bind") && !has("rbind") {
+        let has = |options: &[&str]| {
+            let mut given = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            given.any(|given| options.contains(&given))
+        };
+        if mount["type"] != "bind" && !has(&["bind", "rbind"]) {
             continue;
         }
         let source = mount["source"].as_str().unwrap_or_default();
-        let bind =
-            Bind { source: source.into(), recursive: has("rbind"), read_only: has("ro") || has("rro") };
+        if has(&["shared", "rshared"]) {
+            return Err(ShimError::Unsupported {
+                what: format!("the bind mount of '{source}' as shared (Bidirectional)"),
+                reason: "what a container mounts is the virtual machine's and does not reach the host; use rslave \
+                         (HostToContainer) or rprivate (None)",
+            });
+        }
+        let bind = Bind {
+            source: source.into(),
+            recursive: has(&["rbind"]),
+            read_only: has(&["ro", "rro"]),
+            follows: !has(&["private", "rprivate", "unbindable", "runbindable"]),
+        };
         mount["source"] = json!(format!("{directory}/mounts/{}", binds.len()));
         binds.push(bind);
     }
-    binds
+    Ok(binds)
 }
 
 #[cfg(test)]
@@ -336,10 +391,24 @@ mod tests {
             { "source": "/srv/b", "destination": "/b", "options": ["bind", "rprivate"] },
         ]);
         let guest = spec(json!({ "mounts": mounts })).for_guest(1, None).unwrap();
-        let bind = |source: &str, recursive, read_only| Bind { source: source.into(), recursive, read_only };
-        assert_eq!(guest.binds, [bind("/srv/a", true, true), bind("/srv/b", false, false)]);
+        let a = Bind { source: "/srv/a".into(), recursive: true, read_only: true, follows: true };
+        let b = Bind { source: "/srv/b".into(), recursive: false, read_only: false, follows: false };
+        assert_eq!(guest.binds, [a, b]);
         let sources: Vec<_> = guest.spec["mounts"].as_array().unwrap().iter().map(|m| &m["source"]).collect();
         assert_eq!(sources, ["proc", "/run/rvm/share/1/mounts/0", "/run/rvm/share/1/mounts/1"]);
+    }
+
+    #[test]
+    fn mounts_that_are_to_reach_the_host_are_refused() {
+        let options = json!(["rbind", "rshared"]);
+        let mount = |kind: &str| {
+            let mount = json!({ "type": kind, "source": "/srv/a", "destination": "/a", "options": options });
+            spec(json!({ "mounts": [mount] })).for_guest(1, None)
+        };
+        let error = mount("bind").unwrap_err().to_string();
+        assert!(error.contains("'/srv/a' as shared (Bidirectional)") && error.contains("rslave"), "{error}");
+        let error = mount("none").unwrap_err().to_string();
+        assert!(error.contains("'/srv/a' as shared"), "{error}");
     }
 
     #[test]
@@ -373,11 +442,19 @@ mod tests {
             let all = namespaces(&[json!({ "type": "ipc", "path": path })]);
             spec(json!({ "linux": { "namespaces": all } }))
         };
-        let guest = ipc("/proc/4711/ns/ipc").for_guest(2, Some(31)).unwrap();
+        let pod = Joinable { vmm: 4711, first: 31 };
+        let guest = ipc("/proc/4711/ns/ipc").for_guest(2, Some(pod)).unwrap();
         let joined = json!({ "type": "ipc", "path": "/proc/31/ns/ipc" });
         assert!(guest.spec["linux"]["namespaces"].as_array().unwrap().contains(&joined), "{}", guest.spec);
-        let error = ipc("/proc/1/ns/ipc").for_guest(1, None).unwrap_err().to_string();
-        assert!(error.contains("the ipc namespace '/proc/1/ns/ipc'"), "{error}");
+        for (path, pod) in [
+            ("/proc/4711/ns/ipc", None),
+            ("/proc/4712/ns/ipc", Some(pod)),
+            ("/proc/4711/ns/pid", Some(pod)),
+            ("/run/ns/4711", Some(pod)),
+        ] {
+            let error = ipc(path).for_guest(1, pod).unwrap_err().to_string();
+            assert!(error.contains(&format!("the ipc namespace '{path}'")), "{error}");
+        }
     }
 
     #[test]
@@ -456,5 +533,36 @@ mod tests {
             "io.kubernetes.cri.sandbox-cpu-period": "100000",
         } }));
         assert_eq!((pod.memory_limit(), pod.cpus()), (Some(1 << 30), Some(3)));
+    }
+
+    #[test]
+    fn a_set_of_processors_is_as_many_and_stays_on_the_host() {
+        let with = |cpu: Value| {
+            spec(json!({ "linux": {
+            "namespaces": namespaces(&[]),
+            "resources": { "cpu": cpu },
+        } }))
+        };
+        let own = with(json!({ "cpus": "4-6", "mems": "1" }));
+        assert_eq!(own.cpus(), Some(3));
+        let guest = own.for_guest(1, None).unwrap();
+        assert_eq!((guest.cpu_sets.cpus.count(), guest.cpu_sets.mems.list()), (Some(3), "1".to_owned()));
+        assert_eq!(guest.spec["linux"]["resources"], json!({ "cpu": {} }));
+        // The smaller one counts.
+        assert_eq!(with(json!({ "cpus": "0-3", "quota": 150_000, "period": 100_000 })).cpus(), Some(2));
+        assert_eq!(with(json!({ "cpus": "7", "quota": 150_000, "period": 100_000 })).cpus(), Some(1));
+        assert!(with(json!({ "cpus": "many" })).for_guest(1, None).is_err());
+    }
+
+    #[test]
+    fn a_pod_without_a_limit_asks_for_processors_by_shares() {
+        let pod = |shares: &str| {
+            let annotations = json!({ "io.kubernetes.cri.sandbox-cpu-shares": shares });
+            spec(json!({ "annotations": annotations })).cpus_asked_for()
+        };
+        assert_eq!(
+            [pod("2"), pod("1024"), pod("2560"), pod("0"), pod("x")],
+            [Some(1), Some(1), Some(3), None, None]
+        );
     }
 }

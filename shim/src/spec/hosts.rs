@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
+use super::Joinable;
 use crate::error::ShimError;
 
-/// Those that the guest makes or joins.
-pub fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError> {
+/// Those that the guest makes or joins. Who names one of the pod's, which is the VMM's on the host, joins the guest's.
+pub fn namespaces(spec: &mut Value, pod: Option<Joinable>) -> Result<(), ShimError> {
     let mut all = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
     let unsupported = |what: String, reason| Err(ShimError::Unsupported { what, reason });
     let hosts = [("pid", "processes"), ("ipc", "shared memory and queues"), ("uts", "name")];
@@ -24,14 +25,16 @@ pub fn namespaces(spec: &mut Value, first: Option<u32>) -> Result<(), ShimError>
         if path.is_empty() {
             continue;
         }
-        match (first, kind.as_str()) {
-            (Some(first), "pid" | "ipc" | "uts") => {
-                namespace["path"] = format!("/proc/{first}/ns/{kind}").into()
+        let pods = pod.filter(|pod| path == format!("/proc/{}/ns/{kind}", pod.vmm));
+        match (pods, kind.as_str()) {
+            (Some(pod), "pid" | "ipc" | "uts") => {
+                namespace["path"] = format!("/proc/{}/ns/{kind}", pod.first).into();
             }
             _ => {
                 return unsupported(
                     format!("the {kind} namespace '{path}'"),
-                    "it is the host's; containers of one pod share theirs",
+                    "it is not of the container's own virtual machine; containers of one pod, or of one network (`--network \
+                     container:NAME`), share theirs",
                 );
             }
         }

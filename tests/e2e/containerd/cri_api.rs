@@ -126,6 +126,8 @@ pub struct Resources {
     pub cpu_shares: i64,
     #[prost(int64, tag = "4")]
     pub memory_limit: i64,
+    #[prost(string, tag = "6")]
+    pub cpuset_cpus: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,5 +1,8 @@
 //! What a kubelet has containerd's streaming server do with a pod that runs (port-forward, attach), and new limits.
 
+use std::fs;
+use std::path::Path;
+
 use super::cri::Kubelet;
 use super::cri_api::*;
 use super::websocket::WebSocket;
@@ -84,17 +87,27 @@ fn one_attaches_to_output_alone(kubelet: &Kubelet, pod: &str) {
     assert_eq!(kubelet.end_of(&id), 0);
 }
 
-fn limits_change(kubelet: &Kubelet, pod: &str) {
-    let limits =
-        |memory_limit, cpu_quota| Resources { cpu_period: 100_000, cpu_quota, cpu_shares: 512, memory_limit };
+/// The machine's group on the host is `group`.
+fn limits_change(kubelet: &Kubelet, pod: &str, group: &Path) {
+    let limits = |memory_limit, cpu_quota| Resources {
+        cpu_period: 100_000,
+        cpu_quota,
+        cpu_shares: 512,
+        memory_limit,
+        cpuset_cpus: String::new(),
+    };
     let id = kubelet.start_as(pod, "limited", "exec sleep 1000", OWN, |config| {
         config.linux.as_mut().unwrap().resources = Some(limits(64 << 20, 20_000));
     });
     let read = "cd /sys/fs/cgroup; cat memory.max cpu.max pids.max";
     assert_eq!(kubelet.exec(&id, read), "67108864\n20000 100000\nmax\n");
-    let request = UpdateResources { container: id.clone(), linux: Some(limits(96 << 20, 50_000)) };
+    // A set is the machine's, as the kubelet's manager of processors gives it: the guest has other numbers.
+    let last = (std::thread::available_parallelism().unwrap().get() - 1).to_string();
+    let changed = Resources { cpuset_cpus: last.clone(), ..limits(96 << 20, 50_000) };
+    let request = UpdateResources { container: id.clone(), linux: Some(changed) };
     let _: Nothing = kubelet.cri.done("RuntimeService/UpdateContainerResources", request);
     assert_eq!(kubelet.exec(&id, read), "100663296\n50000 100000\nmax\n");
+    assert_eq!(fs::read_to_string(group.join("cpuset.cpus")).unwrap(), last + "\n");
 }
 
 /// All of it in one pod.
@@ -104,7 +117,7 @@ fn a_pod_is_reached(sandboxer: &str, io: &str, network: &str) {
     let pod = kubelet.run();
     a_client_attaches(&kubelet, &pod);
     one_attaches_to_output_alone(&kubelet, &pod);
-    limits_change(&kubelet, &pod);
+    limits_change(&kubelet, &pod, &Path::new("/sys/fs/cgroup").join(format!("rvm-{sandboxer}")).join(&pod));
     ports_are_forwarded(&kubelet, &pod);
     let _: Nothing = kubelet.cri.done("RuntimeService/StopPodSandbox", Id { id: pod.clone() });
     let _: Nothing = kubelet.cri.done("RuntimeService/RemovePodSandbox", Id { id: pod });

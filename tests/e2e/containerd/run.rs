@@ -223,6 +223,8 @@ fn a_configuration_is_obeyed_and_what_is_wrong_in_it_is_told() {
     assert!(ran.error.contains("rvm.toml': line 2: unknown field `cpu`"), "{ran:?}");
     let ran = run("", &["--annotation", "io.rvm.cpus=4"]);
     assert!(ran.error.contains("the annotation io.rvm.cpus"), "{ran:?}");
+    let ran = run("", &["--annotation", "io.rvm.cpu=4"]);
+    assert!(ran.error.contains("there is no 'io.rvm.cpu'; those of rvm are io.rvm.cpus"), "{ran:?}");
     place.leaves_nothing();
 }
 

@@ -137,6 +137,8 @@ fn calls_out_of_order_and_orders_that_cannot_be_are_refused_each_by_its_code() {
     );
     let annotation = ("io.rvm.cpus".to_owned(), "2".to_owned());
     assert_eq!(with(&|order| order.annotations = [annotation.clone()].into()), Err(Code::UNIMPLEMENTED));
+    let mistyped = ("io.rvm.cpu".to_owned(), "2".to_owned());
+    assert_eq!(with(&|order| order.annotations = [mistyped.clone()].into()), Err(Code::INVALID_ARGUMENT));
     fs::write(shim.bundle.path().join("config.json"), "{").unwrap();
     assert_eq!(shim.create(&shim.order()), Err(Code::INVALID_ARGUMENT));
     // What `ctr sandboxes` gives one.

@@ -130,10 +130,7 @@ const SEEN: [(&str, &str); 17] = [
         "cd /sys/fs/cgroup; cat memory.max memory.low memory.high memory.swap.max",
         "67108864 33554432 50331648 0",
     ),
-    (
-        "cd /sys/fs/cgroup; cat cpu.max cpu.max.burst cpu.weight cpuset.cpus cpuset.mems",
-        "50000 100000 1000 100 0 0",
-    ),
+    ("cd /sys/fs/cgroup; cat cpu.max cpu.max.burst cpu.weight", "50000 100000 1000 100"),
     ("cd /sys/fs/cgroup; cat pids.max hugetlb.2MB.max io.weight", "50 2097152 default 10000"),
 ];
 

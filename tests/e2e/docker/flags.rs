@@ -21,8 +21,6 @@ fn more_settings_are_obeyed() {
         ["--cpu-period", "50000"],
         ["--cpu-quota", "20000"],
         ["--cpu-shares", "512"],
-        ["--cpuset-cpus", "0"],
-        ["--cpuset-mems", "0"],
         ["--detach-keys", "ctrl-x"],
         ["--device-cgroup-rule", "c 10:200 rwm"],
         ["--dns", "192.0.2.53"],
@@ -63,11 +61,11 @@ fn more_settings_are_obeyed() {
                   awk '/CapEff|NoNewPrivs|Seccomp:/ { print $2 }' /proc/self/status; \
                   grep -E '^(nameserver|search|options)' /etc/resolv.conf; cat /sys/class/net/eth0/address; \
                   df -k /mounted | awk '/tmpfs/ { print $2 }'; \
-                  cd /sys/fs/cgroup; cat cpu.weight cpu.max cpuset.cpus cpuset.mems memory.low memory.max";
+                  cd /sys/fs/cgroup; cat cpu.weight cpu.max memory.low memory.max";
     let ran = docker.run(&[flags.concat().as_slice(), &more].concat(), &["-c", script]);
     let expected = "blue 0 1234 example.test 500\n00000000aa0425fb\n1\n0\n\
                     nameserver 192.0.2.53\nsearch example.test\noptions ndots:3\n02:42:ac:11:00:99\n1024\n\
-                    59\n20000 50000\n0\n0\n33554432\n67108864\n";
+                    59\n20000 50000\n33554432\n67108864\n";
     assert_eq!(ran.out, expected, "{}", ran.error);
     assert_eq!(fs::read_to_string(id).unwrap().len(), 64);
 }
@@ -76,12 +74,22 @@ fn more_settings_are_obeyed() {
 fn control_groups_and_logs_are_where_they_are_asked_for() {
     let Some(docker) = Docker::new() else { return };
     let flags = ["--cgroupns", "host", "--cgroup-parent", "/rvm-parent", "--blkio-weight", "300"];
-    let flags = [&flags[..], &["--log-driver", "none"]].concat();
+    // The guest has one processor, and it is its number 0.
+    let last = (std::thread::available_parallelism().unwrap().get() - 1).to_string();
+    let sets = ["--cpuset-cpus", &last, "--cpuset-mems", "0"];
+    let flags = [&flags[..], &sets, &["--log-driver", "none"]].concat();
     docker.start("rvm-parent", &flags, &["sleep", "1000000"]);
     // On the host the machine is in it; in the guest, whose first group is seen, the container is by its own.
     let machine = docker.inspect("rvm-parent", ".State.Pid");
     let group = fs::read_to_string(format!("/proc/{machine}/cgroup")).unwrap();
     assert!(group.contains("/rvm-parent/"), "{group}");
+    let group = format!("/sys/fs/cgroup{}", group.trim_end().trim_start_matches("0::"));
+    let sets = || ["cpus", "mems"].map(|name| fs::read_to_string(format!("{group}/cpuset.{name}")).unwrap());
+    assert_eq!(sets(), [format!("{last}\n"), "0\n".to_owned()]);
+    assert_eq!(docker.exec("rvm-parent", "nproc; cat /sys/fs/cgroup/*/cpuset.cpus"), "1");
+    let all = format!("0-{last}");
+    docker.said(&["update", "--cpuset-cpus", &all, "rvm-parent"]);
+    assert_eq!(sets()[0].trim_end(), if last == "0" { "0" } else { &all });
     let own = docker.inspect("rvm-parent", ".Id");
     let seen = docker.exec("rvm-parent", "cat /proc/self/cgroup /sys/fs/cgroup/*/io.weight");
     assert!(seen.starts_with(&format!("0::/{own}\n")) && seen.contains("default 2930"), "{seen}");

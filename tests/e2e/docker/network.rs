@@ -26,17 +26,33 @@ fn addresses(docker: &Docker, name: &str) -> Vec<String> {
 fn a_published_port_leads_to_the_container() {
     let Some(docker) = Docker::new() else { return };
     let script = "mkdir /web; echo served >/web/index.html; exec httpd -f -p 80 -h /web";
-    docker.start("rvm-web", &["-p", "8190:80"], &["sh", "-c", script]);
+    docker.start("rvm-web", &["-p", "8190:80", "--ipc", "shareable"], &["sh", "-c", script]);
     assert_eq!(fetch("http://127.0.0.1:8190/"), "served\n");
     let own = docker.inspect("rvm-web", ".NetworkSettings.Networks.bridge.IPAddress");
     assert_eq!(fetch(&format!("http://{own}/")), "served\n");
     docker.said(&["restart", "-t", "0", "rvm-web"]);
     assert_eq!(fetch("http://127.0.0.1:8190/"), "served\n");
 
-    // Who shares its network shares its machine.
-    let shared = ["--network", "container:rvm-web"];
-    let ran = docker.run(&shared, &["wget", "-q", "-O", "-", "http://127.0.0.1/"]);
-    assert_eq!((ran.status, ran.out.as_str()), (Some(0), "served\n"), "{ran:?}");
+    // Who shares its network shares its machine, and can share its processes and objects of IPC.
+    let shared =
+        ["--network", "container:rvm-web", "--pid", "container:rvm-web", "--ipc", "container:rvm-web"];
+    let script = "wget -q -O - http://127.0.0.1/; readlink /proc/self/ns/ipc; ps | grep '[h]ttpd'";
+    let ran = docker.run(&shared, &["sh", "-c", script]);
+    let ipc = docker.exec("rvm-web", "readlink /proc/self/ns/ipc");
+    assert!(ran.out.starts_with(&format!("served\n{ipc}\n")) && ran.out.contains("httpd -f"), "{ran:?}");
+
+    // A container of another runtime keeps its network and its processes for itself.
+    docker.said(&["run", "-d", "--name", "rvm-not", BUSYBOX, "sleep", "1000000"]);
+    for (flags, words) in [
+        (&["--network", "container:rvm-not"][..], "(sleep) is in it"),
+        (&["--network", "container:rvm-web", "--pid", "container:rvm-not"], "the pid namespace"),
+        (&["--pid", "container:rvm-web"], "the pid namespace"),
+    ] {
+        let ran = docker.run(flags, &["true"]);
+        assert!(ran.status == Some(125) && ran.error.contains(words), "{flags:?}: {ran:?}");
+    }
+    docker.exec("rvm-not", "ip link show eth0; ping -c 1 172.17.0.1");
+    docker.remove(&["rvm-not"]);
     docker.removes_all_of("rvm-web");
 }
 

@@ -76,6 +76,17 @@ pub enum NetworkError {
     /// Another machine has its cards there.
     #[error("cannot use the network namespace: another VM of rvm is in it; give each pod one of its own")]
     NamespaceTaken,
+    /// Programs of the host, or of another runtime's container, are there.
+    #[error(
+        "cannot use the network namespace: the process {process} ({name}) is in it, and would lose its network to the VM; a \
+         container of another runtime shares none with a virtual machine: run both with rvm, or give each its own"
+    )]
+    InUse {
+        /// One of them.
+        process: u32,
+        /// Its name.
+        name: String,
+    },
     /// ARP and neighbour discovery do not work there.
     #[error(
         "cannot lead the interface {0} to the VM: addresses are not asked for on it (NOARP), as with ipvlan in mode l3; \

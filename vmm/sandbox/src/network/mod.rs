@@ -38,7 +38,7 @@ use rvm_agent_proto as proto;
 use rvm_config::NetHost;
 use serde::{Deserialize, Serialize};
 
-pub use adopted::{Adopted, Cards, Changes, Watch};
+pub use adopted::{Adopted, Cards, Changes, Watch, refuse_others};
 pub use error::NetworkError;
 use passt::Passt;
 use place::Place;

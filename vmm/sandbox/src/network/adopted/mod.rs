@@ -14,6 +14,7 @@
 //! are their namespace's own again.
 
 mod changes;
+mod others;
 mod scan;
 mod tc;
 
@@ -27,6 +28,7 @@ use super::error::NetworkError;
 use super::netlink::Netlink;
 use super::{link, tap};
 pub use changes::{Changes, Watch};
+pub use others::refuse_others;
 use scan::Interface;
 use tc::Redirection;
 

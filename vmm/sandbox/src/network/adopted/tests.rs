@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use rvm_agent_proto as proto;
 
-use super::Cards;
+use super::{Cards, refuse_others};
 use crate::network::NetworkError;
 use crate::network::tests::machine::{Machine, cannot_run, in_namespace, run};
 
@@ -140,5 +140,24 @@ fn what_comes_later_gets_a_spare_card_and_what_is_too_much_an_error() {
         run("ip address delete 10.9.2.5/24 dev eth1");
         assert_eq!(cards.adopt().unwrap().unwrap().interfaces[0].removed_addresses, ["10.9.2.5/24"]);
         assert!(matches!(Cards::make(1), Err(NetworkError::NamespaceTaken)));
+    });
+}
+
+#[test]
+fn a_namespace_with_programs_of_others_is_refused_by_their_name() {
+    in_namespace(|| {
+        refuse_others().unwrap();
+        // A process is born in the namespace of the thread that starts it.
+        let mut program = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let refused = refuse_others();
+        program.kill().unwrap();
+        program.wait().unwrap();
+        match refused {
+            Err(NetworkError::InUse { process, name }) => {
+                assert_eq!((process, name.as_str()), (program.id(), "sleep"));
+            }
+            other => panic!("{other:?}"),
+        }
+        refuse_others().unwrap();
     });
 }
