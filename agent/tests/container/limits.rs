@@ -102,6 +102,7 @@ fn limits_are_in_the_files_of_the_group() {
         ("memory", json!({"memory": {"reservation": 33_554_432}}), "memory.low", "33554432"),
         ("cpu", json!({"cpu": {"quota": 50_000, "period": 100_000}}), "cpu.max", "50000 100000"),
         ("cpu", json!({"cpu": {"shares": 1024}}), "cpu.weight", "100"),
+        ("cpu", json!({"cpu": {"idle": 1}}), "cpu.idle", "1"),
         ("cpuset", json!({"cpu": {"cpus": "0"}}), "cpuset.cpus", "0"),
         ("pids", json!({"pids": {"limit": 20}}), "pids.max", "20"),
         ("memory", json!({"unified": {"memory.oom.group": "1"}}), "memory.oom.group", "1"),

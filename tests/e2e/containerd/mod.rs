@@ -17,5 +17,6 @@ mod place;
 mod restart;
 mod run;
 mod sandbox;
+mod spec;
 mod tasks;
 mod websocket;
