@@ -1,7 +1,7 @@
 //! A containerd of the test's own, so that no other test sees what is done to it, or how it is configured.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,14 +13,26 @@ use crate::process::{PATIENCE, Ran, run};
 const HOST_CONFIG: &str = "/etc/containerd/config.toml";
 
 /// Plugins that nobody asks here, whose sockets only one containerd can have.
-const DISABLED: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"];
+pub const DISABLED: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"];
 
 /// A containerd whose files are all in one directory.
 pub struct Containerd {
     /// Of containers: pods of other containerds that have the same names are told apart by it.
     namespace: &'static str,
     directory: tempfile::TempDir,
+    /// Where that is which it finds in /etc/containerd and /usr/local, if not there.
+    root: Option<PathBuf>,
     daemon: Option<Child>,
+}
+
+/// `containerd` as on a host where /etc/containerd and /usr/local are those below `root`, and which has no other shim.
+pub fn on_host(root: &Path) -> Command {
+    let script = "mount --bind $0/etc/containerd /etc/containerd && mount --bind $0/usr/local /usr/local && \
+                  exec containerd \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(root);
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command
 }
 
 impl Containerd {
@@ -34,7 +46,7 @@ impl Containerd {
     /// Starts one with this configuration, in which `{DIR}` is its directory, where `prepare` may have made files before.
     pub fn exactly(namespace: &'static str, config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-        let mut containerd = Self { namespace, directory, daemon: None };
+        let mut containerd = Self { namespace, directory, root: None, daemon: None };
         prepare(containerd.directory.path());
         let config = config.replace("{DIR}", &containerd.path(""));
         fs::write(containerd.path("config.toml"), config).unwrap();
@@ -45,6 +57,14 @@ impl Containerd {
     /// Starts one that is configured as the host's.
     pub fn new(namespace: &'static str) -> Self {
         Self::with(namespace, "", |_| {})
+    }
+
+    /// Starts one as on the host whose files are below `root` ([`on_host`]), configured as that is.
+    pub fn of_host(namespace: &'static str, root: &Path) -> Self {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let mut containerd = Self { namespace, directory, root: Some(root.to_owned()), daemon: None };
+        containerd.start();
+        containerd
     }
 
     /// The namespace of its containers.
@@ -66,8 +86,10 @@ impl Containerd {
 
     /// Starts it; waits until it answers.
     pub fn start(&mut self) {
-        let mut command = Command::new("containerd");
-        command.args(["--config", &self.path("config.toml")]);
+        let mut command = self.root.as_deref().map_or_else(|| Command::new("containerd"), on_host);
+        if self.root.is_none() {
+            command.args(["--config", &self.path("config.toml")]);
+        }
         // In the lab nobody makes device nodes but who makes the devices.
         command.env("DM_DISABLE_UDEV", "1");
         command.args(["--root", &self.path("root"), "--state", &self.path("state")]);

@@ -6,5 +6,5 @@ mod flags;
 mod images;
 mod life;
 mod network;
-mod place;
+pub mod place;
 mod run;
