@@ -56,6 +56,8 @@ fn on_a_users_network_containers_find_each_other_by_name() {
     docker.said(&["network", "connect", "bridge", "rvm-db"]);
     let show = ["exec", "rvm-db", "ip", "address"];
     docker.until(&show, |text| text.contains("eth1") && text.contains("172.17."));
+    let gateway = docker.inspect("rvm-db", ".NetworkSettings.Networks.bridge.Gateway");
+    docker.exec("rvm-db", &format!("ping -c 1 -I eth1 {gateway}"));
     docker.said(&["network", "disconnect", "bridge", "rvm-db"]);
     docker.until(&show, |text| !text.contains("172.17."));
     docker.said(&["rm", "-f", "rvm-db"]);
