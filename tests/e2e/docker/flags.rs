@@ -38,8 +38,13 @@ fn more_settings_are_obeyed() {
         ["--log-driver", "json-file"],
         ["--log-opt", "max-size=1m"],
         ["--mac-address", "02:42:ac:11:00:99"],
+        ["--ipc", "private"],
+        ["--kernel-memory", "32m"],
         ["-m", "64m"],
         ["--memory-reservation", "32m"],
+        ["--memory-swap", "128m"],
+        ["--memory-swappiness", "60"],
+        ["--mount", "type=tmpfs,dst=/mounted,tmpfs-size=1m"],
         ["--oom-score-adj", "500"],
         ["--platform", "linux/amd64"],
         ["--pull", "missing"],
@@ -51,14 +56,17 @@ fn more_settings_are_obeyed() {
         ["--stop-timeout", "3"],
         ["--userns", "host"],
     ];
-    let more = ["--no-healthcheck", "--publish-all", "--quiet", "--sig-proxy=false"];
+    let more =
+        ["--disable-content-trust", "--no-healthcheck", "--oom-kill-disable", "--publish-all", "--quiet"];
+    let more = [&more[..], &["--sig-proxy=false", "--annotation", "org.example=kept"]].concat();
     let script = "echo $COLOUR $(id -G) $(cat /proc/sys/kernel/domainname /proc/self/oom_score_adj); \
                   awk '/CapEff|NoNewPrivs|Seccomp:/ { print $2 }' /proc/self/status; \
                   grep -E '^(nameserver|search|options)' /etc/resolv.conf; cat /sys/class/net/eth0/address; \
+                  df -k /mounted | awk '/tmpfs/ { print $2 }'; \
                   cd /sys/fs/cgroup; cat cpu.weight cpu.max cpuset.cpus cpuset.mems memory.low memory.max";
     let ran = docker.run(&[flags.concat().as_slice(), &more].concat(), &["-c", script]);
     let expected = "blue 0 1234 example.test 500\n00000000aa0425fb\n1\n0\n\
-                    nameserver 192.0.2.53\nsearch example.test\noptions ndots:3\n02:42:ac:11:00:99\n\
+                    nameserver 192.0.2.53\nsearch example.test\noptions ndots:3\n02:42:ac:11:00:99\n1024\n\
                     59\n20000 50000\n0\n0\n33554432\n67108864\n";
     assert_eq!(ran.out, expected, "{}", ran.error);
     assert_eq!(fs::read_to_string(id).unwrap().len(), 64);
@@ -88,9 +96,14 @@ fn control_groups_and_logs_are_where_they_are_asked_for() {
         (["--device-write-iops", "/dev/vda:1"], "throttleWriteIOPSDevice for the device 254:0"),
         (["--blkio-weight-device", "/dev/vda:300"], "weightDevice for the device 254:0"),
         (["-v", "/var/run/docker.sock:/socket"], "a socket of the host does not work in another kernel"),
+        // By Docker itself: there is no such thing on this host, or on Linux.
+        (["--cpu-rt-runtime", "1000"], "real-time"),
+        (["--storage-opt", "size=1g"], "storage-opt"),
+        (["--cpu-count", "1"], "only supported on a Docker daemon running on windows"),
+        (["--io-maxiops", "1"], "only supported on a Docker daemon running on windows"),
     ] {
         let ran = docker.run(&flags, &["true"]);
-        assert!(ran.status == Some(125) && ran.error.contains(what), "{ran:?}");
+        assert!(ran.status != Some(0) && ran.error.contains(what), "{flags:?}: {ran:?}");
     }
 }
 
@@ -118,4 +131,21 @@ fn containers_are_linked_and_share_volumes() {
     assert!(ran.out.contains("1 packets received"), "{ran:?}");
     docker.said(&["rm", "-fv", "rvm-linked-one", "rvm-linked-two"]);
     docker.said(&["network", "rm", "rvm-linked"]);
+}
+
+#[test]
+fn a_privileged_container_may_do_all_in_its_machine_and_mounts_are_as_asked() {
+    let Some(docker) = Docker::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "of the host\n").unwrap();
+    let bind = format!("type=bind,src={},dst=/bound,ro", directory.path().display());
+    let volume = "type=volume,src=rvm-mounted,dst=/volume";
+    let flags = ["--privileged", "--ipc", "shareable", "--mount", &bind, "--mount", volume];
+    let script = "cat /bound/file; touch /bound/new 2>&1; touch /volume/new && ls /volume; \
+                  mkdir -p /mnt && mount -t tmpfs tmpfs /mnt && echo 1 >/proc/sys/vm/overcommit_memory && echo mounted; ls /dev/kvm /dev/vda 2>&1";
+    let ran = docker.run(&flags, &["sh", "-c", script]);
+    let expected = "of the host\ntouch: /bound/new: Read-only file system\nnew\nmounted\n\
+                    ls: /dev/kvm: No such file or directory\nls: /dev/vda: No such file or directory\n";
+    assert_eq!(ran.out, expected, "{}", ran.error);
+    docker.said(&["volume", "rm", "rvm-mounted"]);
 }

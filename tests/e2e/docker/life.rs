@@ -75,8 +75,15 @@ fn files_outlive_a_restart_and_are_copied_both_ways() {
 #[test]
 fn health_is_checked_and_what_ends_is_restarted() {
     let Some(docker) = Docker::new() else { return };
-    let health =
-        ["--health-cmd", "test -e /healthy", "--health-interval", "1s", "--health-start-period", "1h"];
+    let health = [
+        ["--health-cmd", "test -e /healthy"],
+        ["--health-interval", "1s"],
+        ["--health-retries", "2"],
+        ["--health-start-interval", "1s"],
+        ["--health-start-period", "1h"],
+        ["--health-timeout", "1m"],
+    ]
+    .concat();
     docker.start("rvm-health", &health, &["sh", "-c", "touch /healthy; sleep 1000"]);
     docker.start("rvm-again", &["--restart", "on-failure:2"], &["sh", "-c", "echo life; exit 3"]);
     docker
