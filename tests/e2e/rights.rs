@@ -81,6 +81,8 @@ fn are_bounded(pid: i32, shares: bool) {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         let mut limits = line.split_whitespace().take(2).map(|word| word.parse().unwrap_or(u64::MAX));
         let most = if shares && name == "Max open files" { most + OF_A_SHARE } else { most };
-        assert!(limits.all(|limit| limit <= most), "{name} {line}");
+        // The lab's own limit of open files is lower, and root's VMM goes beyond it.
+        let exact = name == "Max open files" && rvm_tests::artifact::in_lab();
+        assert!(limits.all(|limit| if exact { limit == most } else { limit <= most }), "{name} {line}");
     }
 }

@@ -184,4 +184,3 @@ pub fn logged(sandbox: &str, text: &str) -> String {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
-

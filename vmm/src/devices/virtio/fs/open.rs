@@ -1,5 +1,6 @@
 //! Opening a directory or a file to share, and what there is for it of the process's descriptors.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -67,12 +68,15 @@ pub fn root(share: &Share) -> Result<OwnedFd, FsError> {
     }
 }
 
-/// Bounds the descriptors of this process to what it can have a use for, as far as the host's limit allows that many; gives
-/// how many each of `shares` may use.
+/// Bounds the descriptors of this process to what it can have a use for, as far as the host allows that many; gives how many
+/// each of `shares` may use.
 pub fn descriptors(shares: usize) -> io::Result<usize> {
+    let limit_to = |(limit, each)| setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map(|()| each);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let (limit, each) = divide(hard, shares as u64);
-    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    let kernels = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    // Root may go beyond its own limit, which is a few thousand where no service manager has raised it.
+    let each = limit_to(divide(kernels.unwrap_or(hard), shares as u64))
+        .or_else(|_| limit_to(divide(hard, shares as u64)))?;
     usize::try_from(each).map_err(io::Error::other)
 }
 
