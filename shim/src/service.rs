@@ -22,7 +22,6 @@ use crate::container::Container;
 use crate::error::ShimError;
 use crate::process::{Process, State};
 use crate::shim::{Order, Shim};
-use crate::spec::process_for_guest;
 use crate::stats;
 use crate::stdio::Paths;
 
@@ -144,7 +143,7 @@ impl Task for TaskService {
             stderr: request.stderr,
             terminal: request.terminal,
         };
-        let spec = process_for_guest(request.spec.into_option().unwrap_or_default().value);
+        let spec = request.spec.into_option().unwrap_or_default().value;
         self.0.exec(&request.id, &request.exec_id, paths, spec).await?;
         Ok(Empty::default())
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Joinable;
+use super::{Joinable, LABELS};
 use crate::error::ShimError;
 
 /// Those that the guest makes or joins. Who names one of the pod's, which is the VMM's on the host, joins the guest's.
@@ -103,7 +103,7 @@ pub fn block_devices(resources: &Value) -> Result<(), ShimError> {
 pub fn process(text: Vec<u8>) -> Vec<u8> {
     // What is no JSON is the guest's to refuse, with the place.
     let Ok(Value::Object(mut process)) = serde_json::from_slice(&text) else { return text };
-    let labels = ["apparmorProfile", "selinuxLabel"].map(|name| process.remove(name).is_some());
+    let labels = LABELS.map(|name| process.remove(name).is_some());
     match labels.contains(&true) {
         true => Value::Object(process).to_string().into(),
         false => text,
