@@ -283,7 +283,9 @@ fn take_sysctls(spec: &mut Value) -> HashMap<String, String> {
     let Some(all) = linux.and_then(Value::as_object_mut) else {
         return HashMap::new();
     };
-    let of_guest: Vec<_> = all.keys().filter(|name| name.starts_with("net.")).cloned().collect();
+    // What is no text stays, and is refused by the guest.
+    let is_guests = |(name, value): &(&String, &Value)| name.starts_with("net.") && value.is_string();
+    let of_guest: Vec<_> = all.iter().filter(is_guests).map(|(name, _)| name.clone()).collect();
     let taken = of_guest.into_iter().filter_map(|name| {
         let value = all.remove(&name)?.as_str()?.to_owned();
         Some((name, value))

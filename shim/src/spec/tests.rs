@@ -81,12 +81,12 @@ fn files_of_names_are_the_guests_where_nobody_gave_others() {
 fn parameters_of_the_network_are_the_guests() {
     let linux = json!({
         "namespaces": namespaces(&[]),
-        "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmax": "1" },
+        "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmax": "1", "net.core.somaxconn": 7 },
     });
     let guest = spec(json!({ "linux": linux })).for_guest(1, None).unwrap();
     let expected = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())];
     assert_eq!(guest.sysctls, HashMap::from(expected));
-    assert_eq!(guest.spec["linux"]["sysctl"], json!({ "kernel.shmmax": "1" }));
+    assert_eq!(guest.spec["linux"]["sysctl"], json!({ "kernel.shmmax": "1", "net.core.somaxconn": 7 }));
 }
 
 #[test]
