@@ -2,11 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use rvm_sandbox::images::Hold;
 use rvm_sandbox::images::testing::archive::Archive;
 use rvm_sandbox::images::testing::registry::Registry;
@@ -174,12 +179,25 @@ fn a_full_disk_leaves_nothing_behind() {
 #[test]
 fn a_pull_that_is_killed_leaves_nothing_that_is_used() {
     let place = Place::new();
-    let script = "ulimit -c 0; ulimit -f 20; exec \"$0\" pull -q \"$1\"";
-    let mut shell = place.command("sh");
-    let output =
-        shell.args(["-c", script, env!("CARGO_BIN_EXE_rvm"), &place.source("app")]).output().unwrap();
-    assert_eq!(output.status.code(), None, "a signal ended it: {}", output.status);
+    // The layer comes as it is written to this, and its second half never.
+    let blobs = fs::read_dir(place.layout.path().join("blobs/sha256")).unwrap();
+    let layer =
+        blobs.map(|blob| blob.unwrap().path()).max_by_key(|blob| blob.metadata().unwrap().len()).unwrap();
+    let bytes = fs::read(&layer).unwrap();
+    fs::remove_file(&layer).unwrap();
+    mkfifo(&layer, Mode::S_IRWXU).unwrap();
+    let mut pull = place.command(env!("CARGO_BIN_EXE_rvm"));
+    let mut pull = pull.args(["pull", "-q", &place.source("app")]).spawn().unwrap();
+    let mut fifo = File::options().write(true).open(&layer).unwrap();
+    fifo.write_all(&bytes[..bytes.len() / 2]).unwrap();
+    while place.files("tmp").is_empty() {
+        sleep(Duration::from_millis(1));
+    }
+    pull.kill().unwrap();
+    assert_eq!(pull.wait().unwrap().signal(), Some(9));
     assert_eq!(place.files("tmp").len(), 1, "it was at work");
+    fs::remove_file(&layer).unwrap();
+    fs::write(&layer, bytes).unwrap();
     assert_eq!(place.prints(&["images", "-q"]), "");
     assert_eq!((place.files("tmp").len(), place.files("layers").len()), (0, 0));
     place.prints(&["pull", "-q", &place.source("app")]);
