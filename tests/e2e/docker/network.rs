@@ -101,9 +101,9 @@ while True:
 /// What a container sees, a line each: its Python, files, limits, name and address, and how many processes.
 const WHAT_IS_SEEN: &str = r#"
 import os, socket, sys
-open("/srv/" + os.environ["NAME"], "w").close()
+open("/home/" + os.environ["NAME"], "w").close()
 print("Python", *sys.version_info[:2])
-print(os.listdir("/srv"))
+print(os.listdir("/home"))
 for limit in "memory.max", "cpu.max":
     print(open("/sys/fs/cgroup/" + limit).read(), end="")
 print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))
@@ -115,8 +115,8 @@ fn two_containers_have_each_its_own_and_do_not_see_each_other() {
     let Some(docker) = Docker::with("localhost:5000/python") else { return };
     docker.pull("localhost:5000/python-older");
     let containers = [
-        ("rvm-one", "localhost:5000/python", ["128m", "134217728"], ["0.5", "50000 100000"]),
-        ("rvm-two", "localhost:5000/python-older", ["192m", "201326592"], ["0.75", "75000 100000"]),
+        ("rvm-one", "localhost:5000/python", ["128m", "134217728"], ["0.9", "90000 100000"]),
+        ("rvm-two", "localhost:5000/python-older", ["192m", "201326592"], ["0.8", "80000 100000"]),
     ];
     for (name, image, memory, cpus) in containers {
         let limits = ["-m", memory[0], "--cpus", cpus[0], "-e", &format!("NAME={name}")];
