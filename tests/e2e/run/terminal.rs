@@ -13,8 +13,8 @@ fn a_shell_is_interactive() {
     terminal.types(b"echo $((6*7)); tty\r");
     terminal.screen.wait_for("\r\n42\r\n");
     terminal.screen.wait_for("/dev/pts/0");
-    // Ctrl-c is the container's.
-    terminal.types(b"echo up; sleep 1000\r");
+    // Ctrl-c is the container's. The word is the command's own, which has the terminal then.
+    terminal.types(b"sh -c 'echo up; exec sleep 1000'\r");
     terminal.screen.wait_for("\r\nup\r\n");
     terminal.types(b"\x03");
     terminal.screen.wait_for("# ");
