@@ -17,6 +17,11 @@ use nix::unistd::Pid;
 /// What a program has not said by then it will not say.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Between two looks at what is waited for, to which a lab's processor is left meanwhile.
+pub fn pause() {
+    thread::sleep(Duration::from_millis(50));
+}
+
 /// How a run went.
 #[derive(Debug)]
 pub struct Ran {

@@ -114,7 +114,7 @@ fn the_escape_key_is_heard_when_the_guest_does_not_read() {
     fs::write(&path, image::elf(&Elf { code: halt, ..Elf::default() })).unwrap();
     let mut terminal = on_terminal(&["--kernel", path.to_str().unwrap()]);
     while !terminal.is_raw() {
-        std::thread::yield_now();
+        crate::process::pause();
     }
     terminal.types(&[b'x'; 1000]);
     terminal.types(b"\x01h");

@@ -143,7 +143,7 @@ fn a_container_lives_and_all_of_it_is_told_in_order_and_once_where_containerd_2_
     }
     shim.tasks.shutdown(patience(), &ShutdownRequest::default()).unwrap();
     while fs::exists(format!("/proc/{pid}")).unwrap() {
-        std::thread::yield_now();
+        crate::process::pause();
     }
 
     let heard = heard.0.lock().unwrap();

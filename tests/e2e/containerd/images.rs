@@ -89,7 +89,7 @@ impl Containerd {
         while self.bundles() != 0 || !self.traces().is_empty() {
             let traces = self.traces();
             assert!(begin.elapsed() < PATIENCE, "{} bundles are left, and {traces:#?}", self.bundles());
-            std::thread::yield_now();
+            crate::process::pause();
         }
     }
 

@@ -115,7 +115,7 @@ impl Place {
     /// Waits until a task has this state.
     pub fn wait_for(&self, id: &str, state: &str) {
         while self.task(id).1 != state {
-            std::thread::yield_now();
+            crate::process::pause();
         }
     }
 
@@ -162,7 +162,7 @@ impl Place {
         let begin = std::time::Instant::now();
         while !self.traces().is_empty() {
             assert!(begin.elapsed() < crate::process::PATIENCE, "left: {:#?}", self.traces());
-            std::thread::yield_now();
+            crate::process::pause();
         }
     }
 }
@@ -181,6 +181,6 @@ pub fn logged(sandbox: &str, text: &str) -> String {
         }
         let seen: Vec<_> = lines.by_ref().collect();
         assert!(begin.elapsed() < crate::process::PATIENCE, "no line of {sandbox} says {text:?}: {seen:#?}");
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        crate::process::pause();
     }
 }

@@ -3,13 +3,12 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rvm_tests::daemon::{self, Error};
 use serde_json::Value;
 
-use crate::process::{PATIENCE, Ran, run};
+use crate::process::{PATIENCE, Ran, pause, run};
 use crate::traces::{is_vmm, of_pod, shims_and_vmms};
 
 /// The image of most tests.
@@ -104,7 +103,7 @@ impl Docker {
         let begin = Instant::now();
         while self.inspect(name, field) != expected {
             assert!(begin.elapsed() < PATIENCE, "{name}: {field} is {}", self.inspect(name, field));
-            sleep(Duration::from_millis(100));
+            pause();
         }
     }
 
@@ -127,6 +126,7 @@ impl Docker {
                 return;
             }
             assert!(begin.elapsed() < PATIENCE, "docker {arguments:?}: {ran:?}");
+            pause();
         }
     }
 
@@ -156,7 +156,7 @@ impl Docker {
         let begin = Instant::now();
         while !traces().is_empty() {
             assert!(begin.elapsed() < PATIENCE, "left of {name}: {:#?}", traces());
-            sleep(Duration::from_millis(100));
+            pause();
         }
     }
 }

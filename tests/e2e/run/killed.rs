@@ -20,7 +20,7 @@ pub fn kill_all(place: &Place) {
     // It may have ended with its supervisor.
     kill(vmm, Signal::SIGKILL).ok();
     while !place.processes().is_empty() {
-        std::thread::yield_now();
+        crate::process::pause();
     }
 }
 
@@ -37,7 +37,7 @@ fn a_killed_supervisor_takes_its_vm_along() {
     let ran = attached.end();
     assert_eq!((ran.status, ran.error.lines().count()), (Some(125), 1), "{ran:?}");
     while !place.processes().is_empty() {
-        std::thread::yield_now();
+        crate::process::pause();
     }
     assert_eq!(place.said(&["ps", "-q"]), "");
     assert!(place.said(&["ps", "-a"]).contains("Exited (137)"));
@@ -78,7 +78,7 @@ fn a_killed_run_leaves_its_container_to_others() {
     assert_eq!(place.said(&["exec", "box", "echo", "still here"]), "still here\n");
     assert_eq!(place.said(&["rm", "-f", "box"]), "box\n");
     while !place.processes().is_empty() {
-        std::thread::yield_now();
+        crate::process::pause();
     }
     assert_eq!(place.traces(), before);
 }

@@ -128,7 +128,7 @@ impl Place {
             if !processes.iter().any(ends) || start.elapsed() > PATIENCE {
                 return processes;
             }
-            std::thread::yield_now();
+            crate::process::pause();
         }
     }
 
