@@ -70,7 +70,7 @@ impl Runtime {
     }
 
     fn together(&self) -> Option<f64> {
-        let names: Vec<String> = (0..TOGETHER).map(|number| format!("together{number}")).collect();
+        let names: Vec<String> = (0..TOGETHER).map(|number| format!("{}-{number}", self.name)).collect();
         let all = names.iter().map(|name| self.ctr(&["--rm"], name, &["true"]));
         time_together(all.collect())
     }
