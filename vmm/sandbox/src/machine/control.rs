@@ -36,7 +36,7 @@ pub(super) async fn drive(
     };
     // All the time: a VMM that nobody reads drops its words.
     let words = tokio::spawn(last_words(vmm.stderr.take()));
-    // A read of a SOCK_SEQPACKET socket gives a packet, and a write sends one; tokio need not know.
+    // A read of a SOCK_SEQPACKET socket gives a packet, and a write sends one.
     let served = match UnixStream::from_std(socket.into()) {
         Ok(socket) => serve(socket, &mut inbox, reached).await,
         Err(error) => Err(error),
@@ -74,7 +74,7 @@ async fn serve(
     inbox: &mut mpsc::Receiver<Order>,
     mut reached: impl FnMut(Phase),
 ) -> io::Result<Served> {
-    let (mut packets, sink) = socket.into_split();
+    let (packets, sink) = socket.into_split();
     let mut asked: VecDeque<(u64, oneshot::Sender<Outcome>)> = VecDeque::new();
     let mut next = 1;
     let mut buffer = vec![0; MAX_CONTROL_PACKET];
@@ -89,7 +89,7 @@ async fn serve(
                 // `None`: every Machine is dropped.
                 Some(Order::Kill) | None => return Ok(Served::Killed),
             },
-            length = read(&mut packets, &mut buffer) => match length? {
+            length = read(&packets, &mut buffer) => match length? {
                 0 => return Ok(Served::Closed),
                 length => match serde_json::from_slice(buffer.get(..length).unwrap_or_default())? {
                     Message::Hello { version: CONTROL_VERSION } => reached(Phase::Kernel),
@@ -131,12 +131,17 @@ async fn send(sink: &OwnedWriteHalf, packet: &[u8], descriptors: Vec<OwnedFd>) -
     }
 }
 
-/// The next packet; none of its bytes at the end.
-async fn read(socket: &mut OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
-    match socket.read(buffer).await {
-        // A peer that died with packets of ours unread.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
-        result => result,
+/// The next packet; none of its bytes at the end. To tokio's own `read` what is shorter than the buffer has emptied a stream, and
+/// of a packet that waits behind it nothing would be heard.
+async fn read(socket: &OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        socket.readable().await?;
+        match socket.try_read(buffer) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // A peer that died with packets of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
+            result => return result,
+        }
     }
 }
 
@@ -191,6 +196,22 @@ mod tests {
         let words = last_words(program.stderr.take()).await;
         assert!(program.wait().await.expect("its end").success());
         words
+    }
+
+    #[tokio::test]
+    async fn a_packet_that_waits_behind_another_is_heard_of() {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair of sockets");
+        ours.set_nonblocking(true).expect("a socket");
+        let ours = UnixStream::from_std(OwnedFd::from(ours).into()).expect("a socket");
+        let (packets, _sink) = ours.into_split();
+        for packet in ["one", "and two"] {
+            theirs.send(packet.as_bytes()).expect("room");
+        }
+        let mut buffer = [0; 64];
+        for packet in ["one", "and two"] {
+            let read = tokio::time::timeout(std::time::Duration::from_secs(60), read(&packets, &mut buffer));
+            assert_eq!(read.await.expect("it is there").expect("a packet"), packet.len());
+        }
     }
 
     #[tokio::test]
