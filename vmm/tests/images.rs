@@ -190,7 +190,9 @@ fn a_pull_that_is_killed_leaves_nothing_that_is_used() {
     let mut pull = pull.args(["pull", "-q", &place.source("app")]).spawn().unwrap();
     let mut fifo = File::options().write(true).open(&layer).unwrap();
     fifo.write_all(&bytes[..bytes.len() / 2]).unwrap();
+    // Nothing tells of a file there; a pull that ended, by an error, makes none any more.
     while place.files("tmp").is_empty() {
+        assert_eq!(pull.try_wait().unwrap(), None, "it ended before it was at work");
         sleep(Duration::from_millis(1));
     }
     pull.kill().unwrap();
