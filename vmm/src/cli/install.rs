@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rvm_sandbox::chain;
 
 use super::exit::Status;
 use crate::install::{self, InstallError, Root, Step};
-use crate::logging::{chain, say};
+use crate::logging::say;
 
 /// The exit status of an installation that failed.
 const FAILED: u8 = 1;

@@ -119,7 +119,7 @@ pub fn run(args: RunArgs) -> u8 {
             status
         }
         Err(error) => {
-            logging::say(&logging::chain(&error));
+            logging::say(&rvm_sandbox::chain(&error));
             STATUS_FAILED
         }
     }
