@@ -1,7 +1,15 @@
 //! The transport as a driver meets it, in order and out of it.
 #![allow(clippy::unwrap_used, reason = "a failing call is a failing test")]
 
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_DEVICE_ID, VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL,
+    VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW,
+    VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_STATUS,
+    VIRTIO_MMIO_VERSION,
+};
+
 use super::*;
+use crate::bus::BusDevice;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::{Driver, Part};
 
