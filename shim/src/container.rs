@@ -11,13 +11,12 @@ use rvm_agent_proto::{
     UpdateRequest, WaitRequest,
 };
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::chain;
 use rvm_sandbox::machine::{Machine, MachineError};
 use rvm_sandbox::streams;
 
 use crate::cpusets::CpuSets;
 use crate::disks::{Disks, Mounted};
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::hooks::{Hooks, Moment, Subject};
 use crate::log::Log;
 use crate::logger;

@@ -6,9 +6,8 @@ use std::time::SystemTime;
 
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use rvm_sandbox::chain;
 
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::flags::Flags;
 use crate::place::{Place, unmount};
 use crate::process::KILLED;

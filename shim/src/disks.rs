@@ -21,13 +21,12 @@ use rvm_agent_proto::{Disk, Overlay, UnmountRequest};
 use rvm_config::control::Layout;
 use rvm_config::{DiskSource, IoEngine};
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::chain;
 use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
 use crate::config::Config;
 use crate::container::locked;
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::images::{Image, Images, Root};
 
 /// Where root file systems are in the guest, by the containers' numbers.

@@ -1,13 +1,13 @@
 //! Why the shim refuses, as containerd hears it: a status of ttrpc with the whole reason, which ends up in `ctr`'s and
 //! `docker run`'s output and in the events of a pod.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
 use containerd_shim_protos::ttrpc::{self, Code, get_status};
 use rvm_config::guest_files::GuestFilesError;
 use rvm_sandbox::agent::AgentError;
-use rvm_sandbox::chain;
 use rvm_sandbox::machine::MachineError;
 use rvm_sandbox::network::NetworkError;
 
@@ -162,4 +162,15 @@ impl From<ShimError> for ttrpc::Error {
     fn from(error: ShimError) -> Self {
         Self::RpcStatus(get_status(error.code(), chain(&error)))
     }
+}
+
+/// An error with its causes, in one line, but for the console's lines that it may have.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
 }

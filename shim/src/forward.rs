@@ -17,14 +17,13 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use rvm_agent_proto::DialRequest;
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::chain;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::lookup;
 

@@ -233,7 +233,7 @@ mod tests {
         settle().unwrap();
         assert_eq!(said(), "");
         hooks.owe(bundle.path()).unwrap();
-        let error = rvm_sandbox::chain(&settle().unwrap_err());
+        let error = crate::error::chain(&settle().unwrap_err());
         assert!(error.contains("exit status: 3"), "{error}");
         settle().unwrap();
         assert_eq!(said(), "stopped\n");
@@ -250,11 +250,11 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         let hooks =
             json!({ "prestart": [{ "path": "/bin/sh", "args": ["sh", "-c", "echo why >&2; exit 3"] }] });
-        let error = rvm_sandbox::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
+        let error = crate::error::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
         assert!(error.contains("/bin/sh") && error.contains("exit status: 3: why"), "{error}");
         let hooks =
             json!({ "prestart": [{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 0 }] });
-        let error = rvm_sandbox::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
+        let error = crate::error::chain(&run(&hooks, bundle.path(), Moment::Creating).unwrap_err());
         assert!(error.contains("longer than 0 s"), "{error}");
     }
 

@@ -1,12 +1,11 @@
 //! Limits of containers that change while they run, and those that are the machine's to keep: what it may use of the host's
 //! processors and memory nodes is what its containers may together.
 
-use rvm_sandbox::chain;
 use serde_json::Value;
 
 use crate::container::{Container, locked};
 use crate::cpusets::CpuSets;
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::pod::Pod;
 use crate::shim::Shim;
 use crate::spec::hosts;

@@ -238,7 +238,7 @@ mod tests {
             (missing, "/no/such/logger"),
             (shell(directory.path(), "exit 3", ""), "before it was ready: exit status: 3"),
         ] {
-            let error = rvm_sandbox::chain(&Logger::start(&address, SUBJECT).await.unwrap_err());
+            let error = crate::error::chain(&Logger::start(&address, SUBJECT).await.unwrap_err());
             assert!(error.contains(words), "{error}");
         }
     }

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For `start` and `delete` containerd reads this; the daemon has its log.
-            let text = rvm_sandbox::chain(&error);
+            let text = error::chain(&error);
             eprintln!("containerd-shim-rvm-v2: {text}");
             if flags.action == Action::Serve {
                 log::Log::open(".".as_ref(), &flags.id, log::Level::Error).error(&text);

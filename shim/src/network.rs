@@ -12,12 +12,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use nix::sched::{CloneFlags, setns, unshare};
 use rvm_agent_proto::ConfigureRequest;
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::chain;
 use rvm_sandbox::machine::Machine;
 use rvm_sandbox::network::{Cards, Changes, refuse_others};
 use tokio::sync::Mutex;
 
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::forward::Forward;
 use crate::log::Log;
 use crate::names::{self, Names};

@@ -11,13 +11,12 @@ use rvm_agent_proto::{ConfigureRequest, Share, ShutdownRequest};
 use rvm_config::guest_files;
 use rvm_config::{CachePolicy, Kernel, MAX_CPUS, MIN_MEMORY, MemorySize, VmConfig, Vsock};
 use rvm_sandbox::agent::{self, Agent, AgentError};
-use rvm_sandbox::chain;
 use rvm_sandbox::machine::Machine;
 use rvm_sandbox::rootfs;
 
 use crate::config::Config;
 use crate::disks::Disks;
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::network::{Network, Wiring};
 use crate::place::Place;

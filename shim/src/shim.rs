@@ -14,12 +14,11 @@ use std::time::Duration;
 use rvm_agent_proto::event::What;
 use rvm_agent_proto::{EventsRequest, PauseRequest, ResumeRequest};
 use rvm_sandbox::agent::{Agent, AgentError};
-use rvm_sandbox::chain;
 use rvm_sandbox::machine::{Machine, MachineError};
 use tokio::sync::Notify;
 
 use crate::container::{Container, FORGET_PATIENCE, answer, attend, locked};
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::log::Log;
 use crate::place::{Held, Place};
 use crate::pod::{Pod, SHUTDOWN_PATIENCE};

@@ -9,7 +9,6 @@ use std::time::Instant;
 use containerd_shim_protos::api::Mount;
 use rvm_agent_proto::{ConfigureRequest, CreateRequest};
 use rvm_sandbox::agent::AgentError;
-use rvm_sandbox::chain;
 use rvm_sandbox::streams;
 
 use super::{Shim, or_its_end, watch_memory};
@@ -17,7 +16,7 @@ use crate::config::Config;
 use crate::container::{Container, attend, in_time};
 use crate::cpusets::CpuSets;
 use crate::disks::Disks;
-use crate::error::ShimError;
+use crate::error::{ShimError, chain};
 use crate::hooks::{Moment, Subject};
 use crate::images::Images;
 use crate::logger;

@@ -11,22 +11,10 @@ pub mod rootfs;
 pub mod streams;
 pub mod vsock;
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read};
 
 /// Fills `bytes` from the kernel's random number generator.
 pub fn random(bytes: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(bytes)
-}
-
-/// An error with its causes, in one line, but for the console's lines that it may have.
-pub fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

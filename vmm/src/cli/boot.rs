@@ -42,7 +42,7 @@ pub fn run(args: BootArgs, mut timing: Timing) -> u8 {
     let ended = match booted {
         Ok(booted) => report(&args, booted, timing),
         Err(error) => {
-            let (message, status) = (Some(rvm_sandbox::chain(&error)), fail(&error, exit::of_build(&error)));
+            let (message, status) = (Some(logging::chain(&error)), fail(&error, exit::of_build(&error)));
             Ended { reason: Reason::NotStarted, status, message, console: None }
         }
     };
@@ -133,7 +133,7 @@ fn message(end: &End) -> Option<String> {
         End::TripleFault => "the guest crashed (triple fault)".into(),
         End::Abandoned => "the other end of the control socket was closed; the VM ends".into(),
         End::Signal(signal) => format!("ended by {signal}"),
-        End::Failed(error) => rvm_sandbox::chain(error),
+        End::Failed(error) => logging::chain(error),
     })
 }
 
@@ -158,6 +158,6 @@ fn print_config(machine: &VmConfig) -> u8 {
 
 /// One line: what was attempted, on what, why, what to do.
 fn fail(error: &(dyn Error + 'static), status: Status) -> u8 {
-    say(&rvm_sandbox::chain(error));
+    say(&logging::chain(error));
     status.into()
 }

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rvm_sandbox::chain;
 
 use super::exit::Status;
 use crate::install::{self, InstallError, Root, Step};
-use crate::logging::say;
+use crate::logging::{chain, say};
 
 /// The exit status of an installation that failed.
 const FAILED: u8 = 1;

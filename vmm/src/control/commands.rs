@@ -6,6 +6,7 @@ use rvm_config::VmConfig;
 use rvm_config::control::{Command, Outcome};
 
 use crate::console::tail::Tail;
+use crate::logging;
 use crate::stats;
 use crate::vm::Vm;
 
@@ -31,12 +32,12 @@ pub fn carry_out(
         },
         Command::AttachDisk { id, layout } => {
             if let Err(error) = vm.attach_disk(&id, layout, descriptors) {
-                return Outcome::Refused(rvm_sandbox::chain(&error));
+                return Outcome::Refused(logging::chain(&error));
             }
         }
         Command::DetachDisk { id } => {
             if let Err(error) = vm.detach_disk(&id) {
-                return Outcome::Refused(rvm_sandbox::chain(&error));
+                return Outcome::Refused(logging::chain(&error));
             }
         }
         Command::ConsoleTail => {

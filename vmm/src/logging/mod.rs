@@ -8,6 +8,7 @@
 
 mod stderr;
 
+use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -151,6 +152,17 @@ fn one_line(text: &str) -> String {
         }
         line
     })
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ pub fn main(directory: PathBuf) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            logging::say(&format!("the supervisor cannot go on: {}", rvm_sandbox::chain(&error)));
+            logging::say(&format!("the supervisor cannot go on: {}", logging::chain(&error)));
             STATUS_FAILED
         }
     }
@@ -159,7 +159,7 @@ async fn live(directory: &Directory, record: &Record, status: &mut Status, comma
     }
     let outcome = in_network(directory, record, status, commands, &mut network, log).await;
     if let Err(error) = network.close().await {
-        logging::say(&format!("the network cannot be taken down: {}", rvm_sandbox::chain(&error)));
+        logging::say(&format!("the network cannot be taken down: {}", logging::chain(&error)));
     }
     outcome
 }
@@ -330,7 +330,7 @@ fn finish(directory: &Directory, record: &Record, status: Status, ended: &Outcom
         false => directory.set_status(&over(status, ended)),
     };
     if let Err(error) = done {
-        logging::say(&rvm_sandbox::chain(&error));
+        logging::say(&logging::chain(&error));
     }
 }
 
@@ -365,7 +365,7 @@ fn failed(error: impl Error + 'static) -> Refusal {
 }
 
 fn refusal(error: &(dyn Error + 'static), status: u8) -> Refusal {
-    Refusal { message: rvm_sandbox::chain(error), status }
+    Refusal { message: logging::chain(error), status }
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -266,7 +266,7 @@ impl Sandbox {
             };
             // The process may be gone.
             if let Err(error) = granted {
-                logging::say(&rvm_sandbox::chain(&error));
+                logging::say(&logging::chain(&error));
             }
         }
     }

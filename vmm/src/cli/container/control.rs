@@ -140,7 +140,7 @@ pub fn rm(args: &RmArgs) -> u8 {
 fn reclaim(runtime: &Runtime) -> Result<(), ContainerError> {
     super::super::block_on(rvm_sandbox::network::reclaim(runtime.root()))
         .map_err(ContainerError::host("start a runtime"))?
-        .map_err(|error| ContainerError::Value(rvm_sandbox::chain(&error)))
+        .map_err(|error| ContainerError::Value(crate::logging::chain(&error)))
 }
 
 /// Freezes containers.

@@ -80,7 +80,7 @@ impl ContainerError {
 /// Says what is wrong, if something is; gives the exit status.
 fn report(result: Result<u8, ContainerError>) -> u8 {
     result.unwrap_or_else(|error| {
-        logging::say(&rvm_sandbox::chain(&error));
+        logging::say(&logging::chain(&error));
         error.status()
     })
 }
@@ -96,7 +96,7 @@ fn for_each(names: &[String], work: impl Fn(&Runtime, &str) -> Result<(), Contai
                     super::print(&format!("{name}\n")).ok();
                 }
                 Err(error) => {
-                    logging::say(&rvm_sandbox::chain(&error));
+                    logging::say(&logging::chain(&error));
                     status = STATUS_PARTLY;
                 }
             }

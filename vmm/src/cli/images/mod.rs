@@ -17,10 +17,9 @@ pub use remove::{PruneArgs, RmiArgs, prune, rmi};
 
 use std::error::Error;
 
-use rvm_sandbox::chain;
 use rvm_sandbox::images::{Store, StoreError};
 
-use crate::logging::say;
+use crate::logging::{chain, say};
 
 /// Something could not be done.
 const FAILED: u8 = 1;

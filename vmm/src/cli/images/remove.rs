@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
 
 use clap::Args;
-use rvm_sandbox::chain;
 use rvm_sandbox::images::store::{Removed, Stored};
 use rvm_sandbox::images::{ImageError, Store, StoreError, find};
 
 use super::{FAILED, failed, status, store};
 use crate::cli::run::values::Size;
-use crate::logging::say;
+use crate::logging::{chain, say};
 
 #[derive(Args)]
 pub struct RmiArgs {

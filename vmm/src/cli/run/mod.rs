@@ -119,7 +119,7 @@ pub fn run(args: RunArgs) -> u8 {
             status
         }
         Err(error) => {
-            logging::say(&rvm_sandbox::chain(&error));
+            logging::say(&logging::chain(&error));
             STATUS_FAILED
         }
     }

@@ -17,6 +17,7 @@ use std::thread::{Builder, JoinHandle};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Activation, VirtioDevice};
+use crate::logging;
 
 /// What the transport asks of the worker's thread.
 enum Order {
@@ -112,7 +113,7 @@ fn serve(
             Order::Reset => device.reset(),
             Order::Run(mut activation) => {
                 if let Err(error) = device.run(&mut activation) {
-                    log::warn!("{} device: {}", device.kind().name(), rvm_sandbox::chain(&error));
+                    log::warn!("{} device: {}", device.kind().name(), logging::chain(&error));
                     activation.interrupt.ask_for_reset();
                 }
                 if outbox.send(activation).is_err() {
