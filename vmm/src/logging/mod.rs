@@ -154,7 +154,7 @@ fn one_line(text: &str) -> String {
     })
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line. The shim has one of its own: the VMM alone does without the crates that both have.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
