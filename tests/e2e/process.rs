@@ -13,11 +13,26 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 /// What a program has not said by then it will not say.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Between two looks at what is waited for, to which a lab's processor is left meanwhile.
+/// Waits until the process of this number has ended, which it may have already.
+#[track_caller]
+pub fn wait_for_end_of(pid: u32) {
+    let number = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let process = match pidfd_open(number, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return,
+        process => process.unwrap(),
+    };
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    let ended = poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
+    assert!(ended > 0, "process {pid} has not ended for {PATIENCE:?}");
+}
+
+/// Between two looks at what nothing tells of, to which a lab's processor is left meanwhile.
 pub fn pause() {
     thread::sleep(Duration::from_millis(50));
 }

@@ -1,7 +1,7 @@
 //! A shim as containerd 2.3 starts it, with a container from its first call to its last: what the calls answer, which
 //! events come of them, and what the log says.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
@@ -142,9 +142,7 @@ fn a_container_lives_and_all_of_it_is_told_in_order_and_once_where_containerd_2_
         assert_eq!(told, at);
     }
     shim.tasks.shutdown(patience(), &ShutdownRequest::default()).unwrap();
-    while fs::exists(format!("/proc/{pid}")).unwrap() {
-        crate::process::pause();
-    }
+    crate::process::wait_for_end_of(pid);
 
     let heard = heard.0.lock().unwrap();
     let topics: Vec<_> = heard.iter().map(|(topic, _)| topic.strip_prefix("/tasks/").unwrap()).collect();

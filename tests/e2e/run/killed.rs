@@ -19,9 +19,7 @@ pub fn kill_all(place: &Place) {
     kill(supervisor, Signal::SIGKILL).unwrap();
     // It may have ended with its supervisor.
     kill(vmm, Signal::SIGKILL).ok();
-    while !place.processes().is_empty() {
-        crate::process::pause();
-    }
+    place.wait_for_ends();
 }
 
 #[test]
@@ -36,9 +34,7 @@ fn a_killed_supervisor_takes_its_vm_along() {
 
     let ran = attached.end();
     assert_eq!((ran.status, ran.error.lines().count()), (Some(125), 1), "{ran:?}");
-    while !place.processes().is_empty() {
-        crate::process::pause();
-    }
+    place.wait_for_ends();
     assert_eq!(place.said(&["ps", "-q"]), "");
     assert!(place.said(&["ps", "-a"]).contains("Exited (137)"));
     assert_eq!(place.said(&["wait", "box"]), "137\n");
@@ -60,7 +56,8 @@ fn the_end_of_a_killed_vmm_is_told_and_the_container_is_over() {
     let ran = attached.end();
     assert_ne!(ran.status, Some(0), "{ran:?}");
     assert!(ran.error.starts_with("rvm: ") && ran.error.lines().count() == 1, "{ran:?}");
-    assert_eq!(place.processes(), []);
+    // The supervisor tells of the end before its own.
+    place.wait_for_ends();
     assert!(place.said(&["ps", "-a"]).contains("Exited ("));
     assert_eq!(place.said(&["rm", "box"]), "box\n");
     assert_eq!(place.traces(), before);
@@ -77,9 +74,7 @@ fn a_killed_run_leaves_its_container_to_others() {
     assert_eq!(attached.end().status, None);
     assert_eq!(place.said(&["exec", "box", "echo", "still here"]), "still here\n");
     assert_eq!(place.said(&["rm", "-f", "box"]), "box\n");
-    while !place.processes().is_empty() {
-        crate::process::pause();
-    }
+    place.wait_for_ends();
     assert_eq!(place.traces(), before);
 }
 

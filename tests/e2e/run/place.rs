@@ -11,7 +11,7 @@ use std::time::Instant;
 use rvm_tests::{artifact, daemon};
 use tempfile::TempDir;
 
-use crate::process::{PATIENCE, Ran, Running, run};
+use crate::process::{PATIENCE, Ran, Running, run, wait_for_end_of};
 
 /// Images that were pulled once for all tests; each test has a store of its own, of links to these files.
 const PULLED: &str = "/var/tmp/rvm-tests";
@@ -114,6 +114,18 @@ impl Place {
             (pid, String::from_utf8_lossy(&line).replace('\0', " "))
         };
         pids().filter(of_place).map(command).filter(|(_, line)| !line.is_empty()).collect()
+    }
+
+    /// Waits until none of its processes is left.
+    #[track_caller]
+    pub fn wait_for_ends(&self) {
+        loop {
+            let processes = self.processes();
+            if processes.is_empty() {
+                return;
+            }
+            processes.iter().for_each(|(pid, _)| wait_for_end_of(*pid));
+        }
     }
 
     /// Processes of this place, when supervisors have ended that are about to: their last act is to tell the end.
