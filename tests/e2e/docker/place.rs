@@ -1,6 +1,5 @@
 //! Docker, with rvm as the runtime of what a test runs. Names of containers and networks begin with the test's own.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -147,13 +146,11 @@ impl Docker {
             let paths = [
                 format!("/run/containerd/io.containerd.runtime.v2.task/moby/{id}"),
                 format!("/sys/fs/cgroup/docker/{id}"),
+                network.clone(),
             ];
-            traces.extend(paths.into_iter().filter(|path| Path::new(path).exists()));
-            // What its network was mounted on Docker 26 removes once a minute.
-            let network = Path::new(&network).file_name().and_then(OsStr::to_str);
-            let is_its = |line: &&str| line.contains(&id) || network.is_some_and(|name| line.contains(name));
+            traces.extend(paths.into_iter().filter(|path| !path.is_empty() && Path::new(path).exists()));
             let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-            traces.extend(mounts.lines().filter(is_its).map(str::to_owned));
+            traces.extend(mounts.lines().filter(|line| line.contains(&id)).map(str::to_owned));
             traces
         };
         let begin = Instant::now();
