@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use clap::Args;
 
@@ -59,7 +59,7 @@ fn build_guest_program() -> io::Result<PathBuf> {
     const FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
     const TRIPLE: &str = "x86_64-unknown-linux-gnu";
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = suite::cargo()
         .args(["build", "--release", "--quiet", "--package", "rvm-tests", "--bin", "guest-bench"])
         .args(["--target", TRIPLE, "--target-dir", "target"])
         .env("RUSTFLAGS", FLAGS)

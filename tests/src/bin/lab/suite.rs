@@ -39,9 +39,22 @@ struct Profile {
     test: bool,
 }
 
+/// Cargo, as from a shell. What `cargo run` tells us of this package is kept from it: some build scripts (ring's) look at that, and
+/// all that depends on them would be compiled again by every `cargo` that is told something else than the one before.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let name_bytes = name.as_encoded_bytes();
+        if name_bytes.starts_with(b"CARGO_PKG_") || name_bytes.starts_with(b"CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// Runs `cargo ARGUMENTS --message-format=json` and gives the test or benchmark programs that it made.
 pub fn build(arguments: &[&str]) -> io::Result<Vec<Program>> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let output = cargo()
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
