@@ -69,7 +69,7 @@ impl Payload {
         fs::write(self.tree.join("job.json"), serde_json::to_vec(job)?)?;
         let size = (tree_size(&self.tree)? * 11 / 10 + SLACK) >> 10;
         let output = Command::new("mke2fs")
-            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"])
+            .args(["-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-E", "root_owner=0:0", "-d"])
             .arg(&self.tree)
             .arg(image)
             .arg(format!("{size}k"))
