@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +18,9 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 /// What a program has not said by then it will not say.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Nor what has not come by then among other things.
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until the process of this number has ended, which it may have already.
 #[track_caller]
@@ -82,14 +85,25 @@ impl Stream {
     /// Reads until `text` has come since the last call; gives what came before it.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
+        let begin = Instant::now();
+        let mut looked_at = self.mark;
         loop {
-            let new = &self.seen[self.mark..];
+            let new = &self.seen[looked_at..];
             if let Some(at) = new.windows(text.len()).position(|window| window == text.as_bytes()) {
-                let before = String::from_utf8_lossy(&new[..at]).into_owned();
-                self.mark += at + text.len();
+                let at = looked_at + at;
+                let before = String::from_utf8_lossy(&self.seen[self.mark..at]).into_owned();
+                self.mark = at + text.len();
                 return before;
             }
+            // What is there of it may be its beginning.
+            looked_at = looked_at.max((self.seen.len() + 1).saturating_sub(text.len()));
             assert!(self.read_more(), "{text:?} never came; this did: {}", self.all());
+            // Of who says other things without end, nothing would ever be read in vain.
+            assert!(
+                begin.elapsed() < LONG_PATIENCE,
+                "{text:?} has not come for {LONG_PATIENCE:?}; this did: {}",
+                self.ends()
+            );
         }
     }
 
@@ -115,6 +129,18 @@ impl Stream {
 
     fn all(&self) -> String {
         text(&self.seen)
+    }
+
+    /// The first and the last of what came since the last wait that ended.
+    fn ends(&self) -> String {
+        const LONG: usize = 4 << 10;
+        let new = &self.seen[self.mark..];
+        match (new.get(..LONG), new.len().checked_sub(2 * LONG)) {
+            (Some(first), Some(left_out)) => {
+                format!("{} ... {left_out} bytes ... {}", text(first), text(&new[LONG + left_out..]))
+            }
+            _ => text(new),
+        }
     }
 }
 

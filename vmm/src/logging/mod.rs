@@ -4,7 +4,8 @@
 //! sets the level: error, warn (the default), info, debug.
 //!
 //! A VMM waits for no reader of them ([`never_wait`]), as its threads must do what they are asked at any time: what
-//! standard error does not take at once is dropped, and counted as well. Only what is said at the end is worth a moment.
+//! standard error does not take at once is dropped, and counted as well. What somebody asked for is kept until it is taken
+//! ([`answer`]), and what is said at the end is worth a moment.
 
 mod stderr;
 
@@ -103,6 +104,16 @@ pub fn offer(text: &str) {
     if !stderr.write(text) {
         stderr.drop_one();
     }
+}
+
+/// [`offer`], of what somebody asked for: what is not taken at once is kept for [`finish`].
+pub fn answer(text: &str) {
+    lock().answer(text);
+}
+
+/// Writes what was kept, as far as it is taken now; whether that is all.
+pub fn finish() -> bool {
+    lock().finish()
 }
 
 /// Writes `text` to standard error, all of it; a VMM, at its end, waits for a reader only so long.

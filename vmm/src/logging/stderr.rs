@@ -2,11 +2,14 @@
 
 use std::io::{self, ErrorKind, Write};
 
+/// Most that is kept to be written later, in bytes.
+const KEPT: usize = 64 << 10;
+
 /// Standard error, and what it did not take.
 pub struct Stderr {
     /// What answers `WouldBlock` rather than block; none where whoever writes may wait.
     pub unwaiting: Option<Box<dyn Write + Send>>,
-    /// The end of a message that was taken in part.
+    /// The end of a message that was taken in part, and answers behind it.
     rest: Vec<u8>,
     /// Messages that were left out since the last one.
     dropped: u64,
@@ -37,6 +40,18 @@ impl Stderr {
             self.dropped = 0;
         }
         self.finish() && self.begin(text.as_bytes())
+    }
+
+    /// Writes `text` as far as it is taken now, and keeps the rest for [`Self::finish`].
+    pub fn answer(&mut self, text: &str) {
+        if self.write(text) {
+            return;
+        }
+        if self.rest.len().saturating_add(text.len()) <= KEPT {
+            self.rest.extend(text.bytes());
+        } else {
+            self.drop_one();
+        }
     }
 
     /// Writes `message`, or its beginning: the rest comes before anything else. False if nothing is taken now.
@@ -122,6 +137,26 @@ mod tests {
         let first = read(&mut reader);
         assert!(stderr.write(&line));
         assert_eq!(first + &read(&mut reader), long + &line);
+    }
+
+    #[test]
+    fn an_answer_is_kept_until_it_is_taken() {
+        let (mut stderr, mut reader) = pipe();
+        let line = format!("{}\n", "x".repeat(99));
+        while stderr.write(&line) {}
+        let before = read(&mut reader);
+        while stderr.write(&line) {}
+        let answers: Vec<_> = (0..3).map(|number| format!("{number}{}\n", "y".repeat(999))).collect();
+        answers.iter().for_each(|answer| stderr.answer(answer));
+        assert!(!stderr.finish());
+        assert_eq!(read(&mut reader), before);
+        assert!(stderr.finish());
+        assert_eq!(read(&mut reader), answers.concat());
+
+        // Not without end.
+        let dropped = stderr.dropped;
+        (0..KEPT / 500).for_each(|_| stderr.answer(&answers[0]));
+        assert!(stderr.rest.len() <= KEPT && stderr.dropped > dropped);
     }
 
     #[test]

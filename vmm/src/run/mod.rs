@@ -50,6 +50,7 @@ const SERIAL: u64 = 3;
 const INPUT: u64 = 4;
 const OUTPUT: u64 = 5;
 const CONTROL: u64 = 6;
+const ANSWERS: u64 = 7;
 
 /// The signals that [`MainLoop`] takes.
 fn signals() -> SigSet {
@@ -70,6 +71,8 @@ pub struct MainLoop<'a> {
     control: Option<&'a mut Control>,
     signals: SignalFd,
     poller: Poller,
+    /// Answers wait for standard error to take them.
+    answers_wait: bool,
 }
 
 impl<'a> MainLoop<'a> {
@@ -91,7 +94,7 @@ impl<'a> MainLoop<'a> {
         }
         let mut console = Pump::new(console);
         console.watch_input(&vm, &poller, true);
-        Ok(Self { machine, vm, console, control, signals, poller })
+        Ok(Self { machine, vm, console, control, signals, poller, answers_wait: false })
     }
 
     /// Lets the machine run until it ends; gives how, and the machine, stopped.
@@ -133,7 +136,10 @@ impl<'a> MainLoop<'a> {
     /// Waits once, and does what there is to do.
     fn turn(&mut self) -> io::Result<Option<End>> {
         for (token, _) in self.poller.wait(-1)? {
+            // Before the guest's output, which would take all the room.
+            self.finish_answers();
             let end = match token {
+                ANSWERS => None,
                 SIGNALS => self.on_signal()?,
                 EVENTS => self.on_event()?,
                 VCPUS => self.on_vcpu_end()?,
@@ -152,7 +158,21 @@ impl<'a> MainLoop<'a> {
                 return Ok(end);
             }
         }
+        self.finish_answers();
         Ok(None)
+    }
+
+    /// Writes answers that standard error did not take, and waits for it where it still does not.
+    fn finish_answers(&mut self) {
+        let wait = !logging::finish();
+        if wait != self.answers_wait {
+            let changed = match wait {
+                true => self.poller.add(&io::stderr(), ANSWERS, EventSet::OUT),
+                false => self.poller.remove(&io::stderr()),
+            };
+            // What cannot be waited for is tried again with the next event.
+            self.answers_wait = wait && changed.is_ok();
+        }
     }
 
     fn on_signal(&mut self) -> io::Result<Option<End>> {
@@ -205,15 +225,15 @@ impl<'a> MainLoop<'a> {
     fn on_command(&mut self, command: Command) -> Option<End> {
         match command {
             Command::Quit => return Some(End::Quit),
-            Command::Help => logging::offer(escape::HELP),
+            Command::Help => logging::answer(escape::HELP),
             Command::Stats => self.print_stats(),
             Command::Pause if self.vm.is_running() => {
                 self.vm.pause();
-                logging::offer("\r\n[paused; Ctrl-a p goes on]\r\n");
+                logging::answer("\r\n[paused; Ctrl-a p goes on]\r\n");
             }
             Command::Pause => {
                 self.vm.resume();
-                logging::offer("\r\n[running]\r\n");
+                logging::answer("\r\n[running]\r\n");
             }
         }
         None
@@ -234,6 +254,6 @@ impl<'a> MainLoop<'a> {
     }
 
     fn print_stats(&self) {
-        logging::offer(&stats::Table(&stats::collect(&self.vm)).to_string().replace('\n', "\r\n"));
+        logging::answer(&stats::Table(&stats::collect(&self.vm)).to_string().replace('\n', "\r\n"));
     }
 }
