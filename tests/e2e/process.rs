@@ -35,6 +35,19 @@ pub fn wait_for_end_of(pid: u32) {
     assert!(ended > 0, "process {pid} has not ended for {PATIENCE:?}");
 }
 
+/// Writes to a pipe or terminal until it takes no more.
+pub fn fill(path: &str) {
+    let mut file = File::options();
+    file.write(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+    let mut file = file.open(path).unwrap();
+    // A terminal may refuse much where it takes a little, and takes some more when it has handed on what it has.
+    while file.write(b".").is_ok() {
+        while file.write(&[b'.'; 4096]).is_ok() {}
+        while file.write(b".").is_ok() {}
+        pause();
+    }
+}
+
 /// Between two looks at what nothing tells of, to which a lab's processor is left meanwhile.
 pub fn pause() {
     thread::sleep(Duration::from_millis(50));
@@ -186,10 +199,7 @@ impl Running {
 
     /// Fills its standard error, of which nobody reads anything for now.
     pub fn fill_error(&self) {
-        let mut pipe = File::options();
-        pipe.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
-        let mut pipe = pipe.open(self.proc("fd/2")).unwrap();
-        while pipe.write(&[b'.'; 4096]).is_ok() {}
+        fill(&self.proc("fd/2"));
     }
 
     /// Closes the reading end of its standard output.

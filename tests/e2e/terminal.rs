@@ -1,7 +1,7 @@
 //! A terminal, with a program under test on one end and the test as the person at the other.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use nix::pty::{Winsize, openpty};
@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 
-use crate::process::Stream;
+use crate::process::{Stream, fill};
 
 /// A program on a terminal, and the person before it.
 pub struct Terminal {
@@ -35,6 +35,11 @@ impl Terminal {
 
     pub fn types(&mut self, keys: &[u8]) {
         self.screen.file().write_all(keys).unwrap();
+    }
+
+    /// Writes to the screen, as a program on it would, until it takes no more.
+    pub fn fill(&self) {
+        fill(&format!("/proc/self/fd/{}", self.other_end.as_raw_fd()));
     }
 
     pub fn is_raw(&self) -> bool {
