@@ -115,7 +115,7 @@ impl Stream {
             assert!(
                 begin.elapsed() < LONG_PATIENCE,
                 "{text:?} has not come for {LONG_PATIENCE:?}; this did: {}",
-                self.ends()
+                self.first_and_last()
             );
         }
     }
@@ -145,7 +145,7 @@ impl Stream {
     }
 
     /// The first and the last of what came since the last wait that ended.
-    fn ends(&self) -> String {
+    fn first_and_last(&self) -> String {
         const LONG: usize = 4 << 10;
         let new = &self.seen[self.mark..];
         match (new.get(..LONG), new.len().checked_sub(2 * LONG)) {

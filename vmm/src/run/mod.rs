@@ -127,6 +127,7 @@ impl<'a> MainLoop<'a> {
                 if token == SIGNALS && self.on_signal()?.is_some() {
                     return Ok(());
                 }
+                self.finish_answers();
                 self.console.flush_output(&self.vm, &self.poller);
             }
         }
