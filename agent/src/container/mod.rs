@@ -131,13 +131,15 @@ impl Runtime {
 
         let namespaces = plan.namespaces.all();
         let (process, id_maps) = (plan.process.clone(), plan.id_maps.clone());
+        let bound = plan.bound();
         let order = Order::Create(Box::new(plan));
         match process::make(&self.program, &order, &process, &[group.as_fd()], id_maps.as_ref(), stdio) {
             Ok(Made { what: first, terminal }) => {
                 let program = self.program.clone();
                 let phase = Phase::Created;
                 let id = id.to_owned();
-                let container = Container { id, program, namespaces, id_maps, process, group, first, phase };
+                let container =
+                    Container { id, program, namespaces, id_maps, bound, process, group, first, phase };
                 Ok(Made { what: container, terminal })
             }
             Err(err) => {
@@ -167,6 +169,8 @@ pub struct Container {
     namespaces: i32,
     /// Of its user namespace, if it has one.
     id_maps: Option<IdMaps>,
+    /// What of the guest's is bound into it.
+    bound: Vec<PathBuf>,
     /// The first process, as others take after it.
     process: plan::process::ProcessPlan,
     group: Group,
@@ -209,6 +213,11 @@ impl Container {
     pub fn start(&mut self) -> Result<(), Error> {
         self.check("start", State::can_start)?;
         self.phase = Phase::Started;
+        for path in &self.bound {
+            // The host may have written it since, as Docker does /etc/hosts once the network is there. What cannot be asked, the
+            // program will see.
+            let _ = sys::ask_anew(path);
+        }
         self.first.go()
     }
 

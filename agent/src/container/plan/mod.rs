@@ -85,6 +85,15 @@ pub struct Hook {
 }
 
 impl Plan {
+    /// Paths of the guest that are bound into the container.
+    pub fn bound(&self) -> Vec<PathBuf> {
+        let bound = self.mounts.iter().filter_map(|mount| match &mount.source {
+            mounts::Source::Bind { path, .. } => Some(path.clone()),
+            mounts::Source::GuestCgroups | mounts::Source::New { .. } => None,
+        });
+        bound.collect()
+    }
+
     /// Checks the specification of the container `id`, for a process with a terminal if `terminal`.
     pub fn of(id: &str, spec: &Spec, terminal: bool) -> Result<Self, Error> {
         let linux = spec.linux().clone().unwrap_or_default();

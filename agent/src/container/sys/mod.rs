@@ -8,10 +8,12 @@ mod mounts;
 mod rights;
 mod terminal;
 
-use std::ffi::{c_int, c_long, c_uint};
+use std::ffi::{CString, c_int, c_long, c_uint};
 use std::io;
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -153,6 +155,18 @@ pub fn restore_signals() -> io::Result<()> {
 pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes plain numbers.
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// Has a file system that believes for a while what it was told of the file at `path` (FUSE) ask for it anew.
+pub fn ask_anew(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut answer = MaybeUninit::<libc::statx>::uninit();
+    let (flags, wanted) = (libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS);
+    // SAFETY: `path` ends with a zero, and `answer` has room for what statx writes.
+    match unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, wanted, answer.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Waits until one of `events` is there, at most for `time`; `false` when that is over.
