@@ -1,15 +1,17 @@
 //! A terminal, with a program under test on one end and the test as the person at the other.
 
+use std::fs;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 
-use crate::process::{Stream, fill};
+use crate::process::{PATIENCE, Stream, fill, pause};
 
 /// A program on a terminal, and the person before it.
 pub struct Terminal {
@@ -40,6 +42,26 @@ impl Terminal {
     /// Writes to the screen, as a program on it would, until it takes no more.
     pub fn fill(&self) {
         fill(&format!("/proc/self/fd/{}", self.other_end.as_raw_fd()));
+    }
+
+    /// Waits until the program has something for its standard error that this does not take: it watches descriptor 2 by epoll(7).
+    #[track_caller]
+    pub fn wait_until_errors_wait(&self) {
+        let watches = |info: &str| {
+            let mut lines = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
+            lines.any(|line| line.split_whitespace().next() == Some("2"))
+        };
+        let begin = Instant::now();
+        loop {
+            let infos = fs::read_dir(format!("/proc/{}/fdinfo", self.program.id())).unwrap();
+            // One that is gone again was none.
+            let mut infos = infos.filter_map(|info| fs::read_to_string(info.unwrap().path()).ok());
+            if infos.any(|info| watches(&info)) {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE, "its standard error takes everything");
+            pause();
+        }
     }
 
     pub fn is_raw(&self) -> bool {

@@ -214,8 +214,8 @@ impl Container {
         self.check("start", State::can_start)?;
         self.phase = Phase::Started;
         for path in &self.bound {
-            // The host may have written it since, as Docker does /etc/hosts once the network is there. What cannot be asked, the
-            // program will see.
+            // The host may have written it since, as Docker does /etc/hosts once the network is there. What is not at its path
+            // any more is bound all the same, and no reason not to start.
             let _ = sys::ask_anew(path);
         }
         self.first.go()

@@ -1,8 +1,6 @@
 //! The console on a terminal: raw while the VM runs, with an escape key, and as it was afterwards.
 
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -132,8 +130,8 @@ fn answers_wait_for_a_screen_that_takes_no_more() {
     terminal.screen.wait_for("# ");
     terminal.fill();
     terminal.types(b"\x01p\x01h\x01s");
-    // For rvm to answer before anybody reads. A wait too short makes the test weaker, not wrong.
-    thread::sleep(Duration::from_secs(1));
+    // Nobody reads before rvm has answered.
+    terminal.wait_until_errors_wait();
     terminal.screen.wait_for("[paused");
     terminal.screen.wait_for("end the VM");
     terminal.screen.wait_for("port writes");
